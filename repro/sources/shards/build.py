@@ -69,9 +69,8 @@ def build_external(profile: Profile, out: Path) -> None:
     used = {name: account["used"] for name, account in accounts.items()}
     write_json(out / "accounting.json", {"sources": accounts, "used": used})
     changes = "none; read from the user's disk"
-    write_json(
-        out / "attribution.json", {"changes": changes, "images": [], "text": [WORDNET_CREDIT]}
-    )
+    attribution = {"changes": changes, "images": [], "text": [WORDNET_CREDIT]}
+    write_json(out / "attribution.json", attribution)
 
 
 def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:

@@ -45,7 +45,8 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
         _unpack(folder)
     if (folder / UNPACKED).is_dir():
         folder = folder / UNPACKED
-    classes = sorted((path.name for path in folder.glob("*/")), key=lambda name: name.zfill(9))
+    folders = [path.name for path in folder.glob("*/")]
+    classes = sorted(folders, key=lambda name: name.zfill(9))
     synsets = all(re.fullmatch(r"n\d{8}", name) for name in classes)
     # Folders of ImageNet by number may have the development kit's order.
     numbers = num_classes != 1000 and classes == [str(label) for label in range(num_classes)]

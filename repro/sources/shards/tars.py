@@ -85,33 +85,48 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
     # `work/cache` may be a link to a local disk where its folder is not there yet.
     cache.resolve().mkdir(parents=True, exist_ok=True)
     cached = [(path, cache / _cache_name(path)) for path in paths]
-    new = [names for names in cached if not names[1].exists()]
+    new = [(path, part) for path, part in cached if not part.exists()]
     list(on_all_cores(index_shard, new, f"indexing {folder}"))
     parts = [_read_part(part) for _, part in cached]
 
-    counts = sum((Counter(part.counts) for part in parts), Counter[str]())
+    counts = Counter[str]()
+    for part in parts:
+        counts.update(part.counts)
     shards = Counter(part.fault for part in parts if part.fault)
     shards += Counter(read=len(paths), missing=_missing(paths))
-    numbers = np.arange(len(parts), dtype=np.int32)
-    index = replace(
-        concatenate([part.rows for part in parts]),
-        shard=np.repeat(numbers, [len(part.rows) for part in parts]),
-    )
-    if not len(index):
+    lengths = [len(part.rows) for part in parts]
+    if not any(lengths):
         raise StoreError(
             f"{folder}: no usable row in {len(paths)} shards ({dict(counts + shards)})"
         )
 
-    # A broken or missing shard is taken for as large as the usual one.
-    usual = float(np.median([part.counts["listed"] for part in parts]))
-    broken = [part.counts["listed"] for part in parts if part.fault]
-    lost = round(shards["missing"] * usual + sum(max(0.0, usual - rows) for rows in broken))
+    numbers = np.arange(len(parts), dtype=np.int32)
+    rows = concatenate([part.rows for part in parts])
+    index = replace(rows, shard=np.repeat(numbers, lengths))
     _, first = np.unique(key_values(index.keys), return_index=True)
     files = [
         Shard(path.relative_to(folder).as_posix(), part.bytes, part.sha256, len(part.rows))
         for path, part in zip(paths, parts, strict=True)
     ]
-    return ShardIndex(index, files, np.sort(first), counts.pop("listed"), counts, shards, lost)
+    return ShardIndex(
+        index=index,
+        files=files,
+        rows=np.sort(first),
+        listed=counts.pop("listed"),
+        dropped=counts,
+        shards=shards,
+        lost=_lost(parts, shards["missing"]),
+    )
+
+
+def _lost(parts: Sequence[Part], missing: int) -> int:
+    """Rows of broken and missing shards, each taken for as large as the usual one."""
+    usual = float(np.median([part.counts["listed"] for part in parts]))
+    lost = missing * usual
+    for part in parts:
+        if part.fault:
+            lost += max(0.0, usual - part.counts["listed"])
+    return round(lost)
 
 
 def _missing(paths: Sequence[Path]) -> int:
@@ -120,7 +135,12 @@ def _missing(paths: Sequence[Path]) -> int:
     for path in paths:
         if match := re.search(r"(\d+)$", path.stem):
             numbers[path.parent].add(int(match[1]))
-    return sum(max(seen) - min(seen) + 1 - len(seen) for seen in numbers.values())
+
+    missing = 0
+    for seen in numbers.values():
+        wanted = max(seen) - min(seen) + 1
+        missing += wanted - len(seen)
+    return missing
 
 
 def _cache_name(path: Path) -> str:
@@ -184,11 +204,12 @@ def _read_shard(path: Path) -> tuple[list[StoreRow], Counter[str], str]:
         # By name: img2dataset writes in the order of arrival, and numbers by the list.
         for _, group in sorted(groups.items()):
             image = next((group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group), None)
-            if image is None and "txt" not in group:
+            text = group.get("txt")
+            if image is None and text is None:
                 continue  # no row: statistics, listings
             counts["listed"] += 1
             try:
-                rows.append(_row(file.fileno(), image, group.get("txt")))
+                rows.append(_row(file.fileno(), image, text))
             except ImageError as error:
                 counts[error.reason] += 1
     return rows, counts, fault
