@@ -43,13 +43,16 @@ def archive_of_profile(profile: str) -> Archive:
         # nothing.
         same = {label for label, of in study.variants.items() if _models(varied(study, of)) == own}
         for record, rows in whole_runs(name):
-            if record.spec.variant in same and rows:
-                asr = rows[-1].asr(record.spec.switches.asr_denominator)
-                ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))
-    means = {
-        key: Ends(mean(of.accuracy for of in each), mean(of.asr for of in each))
-        for key, each in ends.items()
-    }
+            spec = record.spec
+            if spec.variant in same and rows:
+                last = rows[-1]
+                asr = last.asr(spec.switches.asr_denominator)
+                ends[_but_for_seed(spec)].append(Ends(last.accuracy, asr))
+
+    means = {}
+    for key, runs in ends.items():
+        accuracy = mean(run.accuracy for run in runs)
+        means[key] = Ends(accuracy, mean(run.asr for run in runs))
     return lambda spec: means.get(_but_for_seed(spec))
 
 

@@ -20,19 +20,22 @@ FINISHED, WARNED = 3, 3
 
 def block(view: View, archive: Archive, width: int, height: int) -> RenderableType:
     """The block for a terminal of `width` columns and `height` lines."""
-    head = [Text(view.title, style="bold"), Text(counts(view))]
-    lines: list[RenderableType] = [Text("  ").join(head), _time(view, width)]
+    title = Text(view.title, style="bold")
+    head = Text("  ").join([title, Text(counts(view))])
+    lines: list[RenderableType] = [head, _time(view, width)]
     running = [state for state in view.states if state.state == "running"]
-    ended = sorted((s for s in view.states if s.ended), key=lambda state: -state.ended)
-    warned = [state for state in view.states if state.warning]
+    ended = [state for state in view.states if state.ended]
+    ended.sort(key=lambda state: -state.ended)
 
     # One line stays free below the block: a terminal scrolls when its last one is written.
     room = max(0, height - len(lines) - 1)
     rows = [*running, *ended[:FINISHED]][:room]
     if rows:
         lines.append(_rows(rows, archive, width))
+    warned = [state for state in view.states if state.warning]
     for state in warned[: min(WARNED, room - len(rows))]:
         lines.append(Text(f"! {state.name}: {state.warning}", style="yellow"))
+
     for line in lines:
         if isinstance(line, Text):
             line.no_wrap = True
@@ -61,7 +64,8 @@ def counts(view: View) -> str:
     for state in ("failed", "stopped", "queued"):
         if number := view.count(state):
             parts.append(f"{number} {state}")
-    if reasons := {s.where for s in view.states if s.state == "queued" and s.where}:
+    reasons = {state.where for state in view.states if state.state == "queued"} - {""}
+    if reasons:
         parts.append(f"in the queue: {', '.join(sorted(reasons))}")
     if view.stage and not view.count("running"):
         parts.append(f"stage {view.stage}")
@@ -137,10 +141,11 @@ def archived(known: Ends | None) -> str:
 
 def finished_line(state: RunState, archive: Archive) -> str:
     """A line about a run that has ended."""
-    values = filter(None, [share("accuracy", state.accuracy), share("ASR", state.asr)])
-    parts = [f"{state.state}: {state.spec.stage} {state.name}: {', '.join(values)}"]
-    parts += filter(None, [archived(archive(state.spec)), state.reason])
-    return " ".join(parts)
+    values = [share("accuracy", state.accuracy), share("ASR", state.asr)]
+    said = ", ".join(filter(None, values))
+    line = f"{state.state}: {state.spec.stage} {state.name}: {said}"
+    more = [archived(archive(state.spec)), state.reason]
+    return " ".join([line, *filter(None, more)])
 
 
 def summary_line(view: View) -> str:

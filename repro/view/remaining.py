@@ -65,19 +65,20 @@ class Remaining:
         assumptions = load_assumptions()
         gpus = len(devices())
         device = assumptions.devices["a100" if gpus else "core"]
-        forecast = Forecast(
-            self.profile, counts_of(self.profile, assumptions), gpus or slots(), assumptions
-        )
+        counts = counts_of(self.profile, assumptions)
+        forecast = Forecast(self.profile, counts, gpus or slots(), assumptions)
         seconds = {}
         for work in forecast.works:
             spec = work.spec
-            steps = work.pairs / spec.schedule.global_batch_size
-            update = 0.0 if gpus else UPDATE_SECONDS * steps * forecast.counts.parameters
-            ranks = forecast.ranks(spec) if gpus else 1
             training, evaluating = forecast.seconds(work, device)
             low, _, high = (training + evaluating).tolist()
             # In the middle, a machine of either end is off by the same factor.
-            whole = low * (high / low) ** self.slow / ranks + update
+            whole = low * (high / low) ** self.slow
+            if gpus:
+                whole /= forecast.ranks(spec)
+            else:
+                steps = work.pairs / spec.schedule.global_batch_size
+                whole += UPDATE_SECONDS * steps * counts.parameters
             # The first run of several evaluates their start model; it does not stand for the rest.
             seconds[alike(spec)] = whole / spec.schedule.epochs
         return seconds
@@ -86,7 +87,9 @@ class Remaining:
     def stage_seconds(self) -> dict[str, float]:
         """Seconds of a stage of the profile beside its runs."""
         pairs = sum(self.profile.data.num_pairs.values())
-        return STAGE_SECONDS | {"data": STAGE_SECONDS["data"] + PAIR_SECONDS * pairs}
+        seconds = dict(STAGE_SECONDS)
+        seconds["data"] += PAIR_SECONDS * pairs
+        return seconds
 
     def seconds(
         self,
@@ -104,17 +107,18 @@ class Remaining:
         """
         ratio = self._ratios(states)
         now = time.time()
-        # By kind: a machine that is slow at one of them need not be slow at another.
-        weights = [self._expected(state.spec) * ratio(state.spec) for state in states]
-        for state, weight in zip(states, weights, strict=True):
+        weights = []
+        for state in states:
+            # By kind: a machine that is slow at one of them need not be slow at another.
+            weight = self._expected(state.spec) * ratio(state.spec)
             state.left = weight * (1 - state.share)
-        weights = [weight / ratio(None) for weight in weights]
+            weights.append(weight / ratio(None))
 
         stages = stages or {}
         shares = [state.share for state in states]
-        with_runs = [name for name in names if _has_runs(name)]
-        others = [name for name in names if not _has_runs(name)]
-        of_runs = _of_runs(states, weights, shares, now) + self._of_stages(with_runs, stages, now)
+        with_runs, others = _by_runs(names)
+        of_runs = _of_runs(states, weights, shares, now)
+        of_runs += self._of_stages(with_runs, stages, now)
         of_others = self._of_stages(others, stages, now)
         if began is None:
             return (of_runs + of_others) * ratio(None)
@@ -123,27 +127,30 @@ class Remaining:
         # archive has bears no time of its end.
         shares = [float(state.share == 1 and state.ended < began) for state in states]
         ran = [name for name in names if name not in stages or len(set(stages[name])) > 1]
-        whole = _of_runs(states, weights, shares, None)
-        whole += self._of_stages([name for name in ran if _has_runs(name)], {}, now)
-        planned = (
-            self._of_stages([name for name in ran if not _has_runs(name)], {}, now) - of_others
-        )
-        passed = sum(
-            (end or now) - begin for name, (begin, end) in stages.items() if not _has_runs(name)
-        )
-        slower = _slower(passed, planned)
+        with_runs, others = _by_runs(ran)
+        whole_of_runs = _of_runs(states, weights, shares, None)
+        whole_of_runs += self._of_stages(with_runs, {}, now)
+        whole_of_others = self._of_stages(others, {}, now)
+
+        passed = 0.0  # in stages without runs
+        for name, (begin, end) in stages.items():
+            if not _has_runs(name):
+                passed += (end or now) - begin
+        slower = _slower(passed, whole_of_others - of_others)
         # A machine may be slower; a download says nothing about its cores.
         core = min(slower, SLOWEST)
-        return of_others * slower + of_runs * _slower(now - began - passed, whole - of_runs, core)
+        slower_runs = _slower(now - began - passed, whole_of_runs - of_runs, core)
+        return of_others * slower + of_runs * slower_runs
 
     def _expected(self, spec: RunSpec) -> float:
         """Seconds of a run; one of a study that the profile has not is like the longest of its
         stage.
         """
-        epoch = self.expected.get(alike(spec))
+        expected = self.expected
+        epoch = expected.get(alike(spec))
         if epoch is None:
-            stage = [seconds for kind, seconds in self.expected.items() if kind[0] == spec.stage]
-            epoch = max(stage or self.expected.values())
+            of_stage = [expected[kind] for kind in expected if kind[0] == spec.stage]
+            epoch = max(of_stage or expected.values())
         return epoch * spec.schedule.epochs
 
     def _of_stages(self, names: Sequence[str], stages: Stages, now: float) -> float:
@@ -152,15 +159,17 @@ class Remaining:
         for name in names:
             begin, end = stages.get(name, (0.0, 0.0))
             if not end:
+                stage, _, _ = name.partition("@")
                 passed = now - begin if begin else 0.0
-                left += max(0.0, self.stage_seconds[name.partition("@")[0]] - passed)
+                left += max(0.0, self.stage_seconds[stage] - passed)
         return left
 
     def _ratios(self, states: Sequence[RunState]) -> "Ratio":
         ratio = Ratio()
         for state in states:
             if state.made_here and state.share and state.seconds:
-                ratio.add(state.spec, state.seconds, self._expected(state.spec) * state.share)
+                expected = self._expected(state.spec) * state.share
+                ratio.add(state.spec, state.seconds, expected)
         return ratio
 
 
@@ -173,8 +182,8 @@ class Ratio:
     def add(self, spec: RunSpec, measured: float, expected: float) -> None:
         """A run, or the part of it that is done."""
         for kind in (kind_of(spec), spec.stage, ""):
-            before = self.sums[kind]
-            self.sums[kind] = before[0] + measured, before[1] + expected
+            all_measured, all_expected = self.sums[kind]
+            self.sums[kind] = all_measured + measured, all_expected + expected
 
     def __call__(self, spec: RunSpec | None) -> float:
         """Of the kind of `spec`, or of its stage where none of the kind was measured; of all runs
@@ -195,14 +204,16 @@ def _of_runs(
     total = 0.0
     # Cleaning begins when all models are there.
     for stage in ("pretrain", "clean"):
-        due = [
-            (weight * (1 - share) + RUN_SECONDS, state)
-            for state, weight, share in zip(states, weights, shares, strict=True)
-            if state.spec.stage == stage and share < 1
-        ]
+        due = []
+        for state, weight, share in zip(states, weights, shares, strict=True):
+            if state.spec.stage == stage and share < 1:
+                due.append((weight * (1 - share) + RUN_SECONDS, state))
         if due:
-            alone = bool(devices()) and stage == "pretrain"
-            total += _side_by_side(due, 1 if alone else min(slots(), len(due)), now)
+            places = min(slots(), len(due))
+            # A pre-training takes all GPUs.
+            if stage == "pretrain" and devices():
+                places = 1
+            total += _side_by_side(due, places, now)
     return total
 
 
@@ -215,8 +226,8 @@ def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | N
     if any(state.state == "running" for _, state in due):
         return shared
     # A process that has taken its runs is about to start.
-    since = [now - state.since for _, state in due if state.since]
-    return max(0.0, START_SECONDS - max(since, default=0.0)) + shared
+    waited = max((now - state.since for _, state in due if state.since), default=0.0)
+    return max(0.0, START_SECONDS - waited) + shared
 
 
 def _has_runs(stage: str) -> bool:
@@ -224,9 +235,17 @@ def _has_runs(stage: str) -> bool:
     return stage.startswith(("pretrain@", "clean@"))
 
 
+def _by_runs(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Stages with runs, and those without."""
+    with_runs = [name for name in names if _has_runs(name)]
+    others = [name for name in names if not _has_runs(name)]
+    return with_runs, others
+
+
 def _slower(passed: float, planned: float, before: float = 1.0) -> float:
     """By what factor something takes longer than planned, which was `before` for all one knew."""
-    return (max(0.0, passed) + TRUST_SECONDS * before) / (max(0.0, planned) + TRUST_SECONDS)
+    took = max(0.0, passed) + TRUST_SECONDS * before
+    return took / (max(0.0, planned) + TRUST_SECONDS)
 
 
 def count_model(profile: Profile) -> None:

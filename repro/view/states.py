@@ -129,14 +129,16 @@ def work_folders() -> dict[str, str]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             made = path.stat().st_mtime
             key = _key_in(path, made)
-            found[key] = max(found.get(key, (0.0, "")), (made, path.parent.name))
+            before = found.get(key, (0.0, ""))
+            found[key] = max(before, (made, path.parent.name))
     return {key: fingerprint for key, (_, fingerprint) in found.items()}
 
 
 @lru_cache(maxsize=100_000)
 def _key_in(path: Path, made: float) -> str:
     """The key of a work folder's run; `made` is the time of the file."""
-    return key_of(RunSpec.model_validate(json.loads(path.read_bytes())["spec"]))
+    content = json.loads(path.read_bytes())
+    return key_of(RunSpec.model_validate(content["spec"]))
 
 
 def key_of(spec: RunSpec) -> str:
@@ -200,15 +202,19 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     state.reason = record.reason if record.status != "completed" else ""
     state.step = state.total_steps = record.last_step
     state.seconds = record.seconds
-    state.made_here = (WORK / record.fingerprint).is_dir()
-    rows = published / ROWS, WORK / record.fingerprint / ROWS
-    if path := next(filter(Path.exists, rows), None):
-        state.ended = path.stat().st_mtime
-        if row := last_row(path, state.ended):
-            state.epoch = row.epoch
-            state.loss = (row.train_loss or {}).get("loss")
-            state.accuracy = row.accuracy
-            state.asr = row.asr(state.spec.switches.asr_denominator)
+    work = WORK / record.fingerprint
+    state.made_here = work.is_dir()
+
+    rows = published / ROWS
+    if not rows.exists():
+        rows = work / ROWS
+    # 0 where neither is there.
+    state.ended = _time_of(rows)
+    if state.ended and (row := last_row(rows, state.ended)):
+        state.epoch = row.epoch
+        state.loss = (row.train_loss or {}).get("loss")
+        state.accuracy = row.accuracy
+        state.asr = row.asr(state.spec.switches.asr_denominator)
     return state
 
 

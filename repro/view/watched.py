@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from repro.files import read_json, replace_json
 from repro.launch import slurm
@@ -63,6 +63,13 @@ class Call:
         """Whether its process is there."""
         return not self.ended and is_held(CALL_LOCK)
 
+    def stage_under_way(self, number: int) -> str:
+        """The stage that runs, and which of `number` it is; empty between two stages."""
+        for name, (_, end) in self.stages.items():
+            if not end:
+                return f"{name} ({len(self.stages)} of {number})"
+        return ""
+
 
 @dataclass
 class View:
@@ -79,8 +86,12 @@ class View:
 
     def count(self, *states: State, stage: str = "") -> int:
         """Runs in one of the states, or in any where none is named, of one stage if named."""
-        of_stage = [state for state in self.states if stage in ("", state.spec.stage)]
-        return sum(not states or state.state in states for state in of_stage)
+        chosen = self.states
+        if stage:
+            chosen = [state for state in chosen if state.spec.stage == stage]
+        if states:
+            chosen = [state for state in chosen if state.state in states]
+        return len(chosen)
 
 
 class Watched:
@@ -106,9 +117,10 @@ class Watched:
         """All runs of a profile."""
         profile = graph_profile(name)
         overrides = overrides_of(name)
-        seeds = ", ".join(map(str, profile.pretrain.seeds))
-        title = f"{name}, {'seeds' if len(profile.pretrain.seeds) > 1 else 'seed'} {seeds}"
-        title += "".join(f", {field}={value}" for field, value in overrides.items())
+        seeds = profile.pretrain.seeds
+        title = f"{name}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+        for setting, value in overrides.items():
+            title += f", {setting}={value}"
         specs = [*pretrain_runs(profile), *clean_runs(profile)]
         return cls(title, profile, specs, RESULTS, graph=True)
 
@@ -118,11 +130,11 @@ class Watched:
     ) -> Self:
         """The runs of a study, or of some of its seeds and variants."""
         study = load_study(name)
-        specs = [
-            run
-            for run in study_runs(study, study_profiles(study))
-            if (not seeds or run.seed in seeds) and (not variants or run.variant in variants)
-        ]
+        specs = study_runs(study, study_profiles(study))
+        if seeds:
+            specs = [spec for spec in specs if spec.seed in seeds]
+        if variants:
+            specs = [spec for spec in specs if spec.variant in variants]
         results = WORK / "studies" / name
         watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
         watched.archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
@@ -132,30 +144,31 @@ class Watched:
         """State of every run and time left; `began` is the start of a call but `reproduce`'s."""
         self._ask_slurm()
         states = read_states(self.runs, self.results, self.jobs)
-        stage = ""
         for state, (spec, key) in zip(states, self.runs, strict=True):
             if state.state == "waiting" and (spec.variant, key) in self.archived:
                 state.state = "done"
+        if call := self._call():
+            left = self.remaining.seconds(states, self.stages, call.stages, call.began)
+            stage = call.stage_under_way(len(self.stages))
+            return View(self.title, states, call.began, left or None, stage)
+
+        left = self.remaining.seconds(states, began=began)
         runs_on = any(state.state in ("running", "queued") for state in states)
+        return View(self.title, states, began, left if runs_on and left else None)
+
+    def _call(self) -> Call | None:
+        """The call of `reproduce` that makes these runs at present."""
         call = Call.read()
         if call and call.is_running and call.profile == self.profile.name and self.stages:
-            under_way = [name for name, (_, end) in call.stages.items() if not end]
-            number = len(call.stages)
-            began = call.began
-            runs_on = True
-            stage = f"{under_way[0]} ({number} of {len(self.stages)})" if under_way else ""
-            left = self.remaining.seconds(states, self.stages, call.stages, began)
-        else:
-            left = self.remaining.seconds(states, began=began)
-        return View(self.title, states, began, left if runs_on and left else None, stage)
+            return call
+        return None
 
     def from_nothing(self) -> tuple[float, float]:
         """Seconds of a call that finds nothing made, on a fast machine and on a slow one."""
         states = [RunState(spec) for spec, _ in self.runs]
-        low, high = (
-            Remaining(self.profile, slow).seconds(states, self.stages) for slow in (0.0, 1.0)
-        )
-        return low, high
+        fast = Remaining(self.profile, slow=0.0)
+        slow = Remaining(self.profile, slow=1.0)
+        return fast.seconds(states, self.stages), slow.seconds(states, self.stages)
 
     def _ask_slurm(self) -> None:
         """Ask for this folder's jobs, where it has submitted some."""
@@ -164,11 +177,12 @@ class Watched:
             return
         self.asked = time.monotonic()
         with suppress(LaunchError):
-            self.jobs = {
-                fingerprint: Carrier("running" if job.state == "running" else "queued", job.where)
-                for job in slurm.live_jobs(name) or ()
-                for fingerprint in job.runs
-            }
+            jobs: dict[str, Carrier] = {}
+            for job in slurm.live_jobs(name) or ():
+                state: Literal["queued", "running"]
+                state = "running" if job.state == "running" else "queued"
+                jobs |= dict.fromkeys(job.runs, Carrier(state, job.where))
+            self.jobs = jobs
 
 
 def graph_stages(profile: str) -> list[str]:
@@ -176,9 +190,8 @@ def graph_stages(profile: str) -> list[str]:
     models = [
         f"{profile}-{dataset}-{loss}" for dataset, loss in product(DATASETS, GRAPH_OBJECTIVES)
     ]
-    return [
-        *(f"{kind}@{profile}" for kind in ("resolve", "data")),
-        *(f"poison@{profile}-{dataset}" for dataset in DATASETS),
-        *(f"{kind}@{model}" for kind in ("pretrain", "clean") for model in models),
-        f"report@{profile}",
-    ]
+    stages = [f"resolve@{profile}", f"data@{profile}"]
+    stages += [f"poison@{profile}-{dataset}" for dataset in DATASETS]
+    stages += [f"pretrain@{model}" for model in models]
+    stages += [f"clean@{model}" for model in models]
+    return [*stages, f"report@{profile}"]
