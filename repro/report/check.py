@@ -168,7 +168,9 @@ def check(target: str | None = None) -> Finding:
     compared = [of for _, known in paired for of in known]
     differing = [line for run, known in paired if (line := _difference(run, known))]
     equal = len(paired) - len(differing)
-    measures = _measures(subject, studies) if differing or not paired else []
+    measures = []
+    if differing or not paired:
+        measures = _measures(subject, studies)
 
     problems = [*subject.problems, *_structure(subject.runs)]
     if not paired and not measures and not is_archive:
@@ -261,15 +263,19 @@ def _paired(
 ) -> list[tuple[FinishedRun, list[FinishedRun]]]:
     """The runs that have archived ones with the same settings, seed and data, with these."""
     archive = list(archive)
-    same, others = _settings([*runs, *archive]), defaultdict(list)
+    same = _settings([*runs, *archive])
+    others = defaultdict(list)
     for run in archive:
         others[same[id(run)]].append(run)
     pairs = [(run, others[key]) for run in runs if (key := same[id(run)]) in others]
 
     # Where the kind of processor at hand has archived runs, no other is asked.
-    here = set(_machines(runs))
-    alike = [(run, [of for of in known if {*_machines([of])} <= here]) for run, known in pairs]
-    return [(run, known) for run, known in alike if known] or pairs
+    here = {*_machines(runs)}
+    alike = []
+    for run, known in pairs:
+        if of_here := [of for of in known if here.issuperset(_machines([of]))]:
+            alike.append((run, of_here))
+    return alike or pairs
 
 
 def _settings(runs: Iterable[FinishedRun], *, of_any_seed: bool = False) -> dict[int, str]:
@@ -283,7 +289,8 @@ def _settings(runs: Iterable[FinishedRun], *, of_any_seed: bool = False) -> dict
         record = run.record
         # A start model is what its pre-training was, not its weights.
         inputs = {name: starts.get(content, content) for name, content in record.inputs.items()}
-        found[id(run)] = digest([record.spec.model_copy(update=seed).computed(), inputs])
+        spec = record.spec.model_copy(update=seed)
+        found[id(run)] = digest([spec.computed(), inputs])
         if record.model_hash:
             starts[record.model_hash] = found[id(run)]
     return found
@@ -335,22 +342,23 @@ def _structure(runs: Collection[FinishedRun]) -> Iterator[str]:
 
 def _measures(subject: Subject, studies: Sequence[StudyResults]) -> list[OwnValue]:
     """The subject's measures beside those of the archived seeds on which the verdicts rest."""
-    claims, name = load_claims(), subject.profile.name
+    claims = load_claims()
+    profile = subject.profile
     by_name = {study.name: study for study in studies}
-    both = (claims.comparisons.confirmed.get(name), claims.comparisons.exploratory.get(name))
+    comparisons = claims.comparisons
+    both = (comparisons.confirmed.get(profile.name), comparisons.exploratory.get(profile.name))
     arms = next((of for of in both if of and of.study in by_name), None)
     if arms is None:
         return []
-    compared = {name.partition("/")[2] for name in (next(iter(arms.mmcl.values())), arms.mmcl_ssl)}
-    runs = [run for run in by_name[arms.study].runs if run.record.spec.variant in compared]
-    kinds = _settings([*subject.runs, *runs], of_any_seed=True)
-    archived = {kinds[id(run)] for run in runs}
-    own = evaluations(
-        [run for run in subject.runs if kinds[id(run)] in archived],
-        subject.profile.switches.asr_denominator,
-    )
-    frame = joined(own.assign(variant=""), by_name[arms.study].frame)
-    by_arm = Evaluations(frame, Context.of(claims, subject.profile))
+
+    study = by_name[arms.study]
+    compared = {arm.partition("/")[2] for arm in (arms.first_mmcl, arms.mmcl_ssl)}
+    archived = [run for run in study.runs if run.record.spec.variant in compared]
+    kinds = _settings([*subject.runs, *archived], of_any_seed=True)
+    known = {kinds[id(run)] for run in archived}
+    like_archived = [run for run in subject.runs if kinds[id(run)] in known]
+    own = evaluations(like_archived, profile.switches.asr_denominator)
+    by_arm = Evaluations(joined(own.assign(variant=""), study.frame), Context.of(claims, profile))
     return [*own_starts(by_arm, arms), *own_values(by_arm, arms, claims.rules)]
 
 
@@ -383,5 +391,9 @@ def _cells(row: OwnValue) -> tuple[str, ...]:
 
 
 def _machines(runs: Iterable[FinishedRun]) -> list[str]:
-    of = (run.record.environment for run in runs)
-    return sorted({f"{e.get('device', 'unknown')}, torch {e.get('torch', 'unknown')}" for e in of})
+    found = set()
+    for run in runs:
+        environment = run.record.environment
+        device = environment.get("device", "unknown")
+        found.add(f"{device}, torch {environment.get('torch', 'unknown')}")
+    return sorted(found)

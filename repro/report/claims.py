@@ -248,6 +248,11 @@ class Arms(Spec):
         """Study of the MMCL + SSL models."""
         return self.mmcl_ssl.split("/")[0]
 
+    @property
+    def first_mmcl(self) -> str:
+        """The MMCL models of the main comparator."""
+        return next(iter(self.mmcl.values()))
+
 
 class Comparisons(Spec):
     """Which archived runs the verdicts rest on, by profile."""

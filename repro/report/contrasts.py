@@ -5,6 +5,7 @@ effects and the comparison of one's own run are contrasts. docs/rules.md has the
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -100,10 +101,12 @@ class Contrast:
         """The measure of each term, and last the sum, by seed; of the seeds that have all."""
         values = [evaluations.values(models, self.measure) for models in self.terms]
         seeds = [seed for seed in values[0] if all(seed in of for of in values)]
+        sides = [{seed: of[seed] for seed in seeds} for of in values]
         total = dict.fromkeys(seeds, Value(0.0))
-        for of, weight in zip(values, self.terms.values(), strict=True):
-            total = {seed: total[seed].plus(of[seed].times(weight)) for seed in seeds}
-        return [*({seed: of[seed] for seed in seeds} for of in values), total]
+        for side, weight in zip(sides, self.terms.values(), strict=True):
+            for seed, value in side.items():
+                total[seed] = total[seed].plus(value.times(weight))
+        return [*sides, total]
 
     def p(self, values: Iterable[float]) -> float | None:
         """One-sided p value of a mean on the expected side of zero."""
@@ -162,7 +165,8 @@ def estimate(by_seed: Mapping[int, Value], level: float = LEVEL) -> Estimate:
     known = list(values.values())
     interval, lower, upper = None, None, None
     if len(known) >= FEWEST_SEEDS:
-        interval, (lower, upper) = student(known, 0.95), student(known, 1 - 2 * level)
+        interval = student(known, 0.95)
+        lower, upper = student(known, 1 - 2 * level)
     return Estimate(
         mean=fmean(known),
         interval=interval,
@@ -177,14 +181,13 @@ def estimate(by_seed: Mapping[int, Value], level: float = LEVEL) -> Estimate:
 
 def mean_of(estimates: Sequence[Estimate], level: float = LEVEL) -> Estimate | None:
     """The mean of several for each seed that all have; None without such a seed."""
-    seeds = set.intersection(*(set(of.by_seed) for of in estimates))
     at_least = any(of.at_least for of in estimates)
     at_most = any(of.at_most for of in estimates)
-    means = {
-        seed: Value(fmean(of.by_seed[seed] for of in estimates), at_least, at_most)
-        for seed in estimates[0].by_seed
-        if seed in seeds
-    }
+    means = {}
+    for seed in estimates[0].by_seed:
+        if all(seed in of.by_seed for of in estimates):
+            mean = fmean(of.by_seed[seed] for of in estimates)
+            means[seed] = Value(mean, at_least, at_most)
     return estimate(means, level) if means else None
 
 
@@ -192,7 +195,8 @@ def p_above(values: Collection[float]) -> float | None:
     """One-sided p of Student's test that the mean is above zero; None for too few values."""
     if len(values) < FEWEST_SEEDS:
         return None
-    mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
+    mean = fmean(values)
+    error = stdev(values) / math.sqrt(len(values))
     if error == 0:
         return float(mean <= 0)
     return float(stdtr(len(values) - 1, -mean / error))
@@ -202,7 +206,9 @@ def holm(ps: Iterable[float | None]) -> list[float | None]:
     """Holm's correction; a test that could not be made (None) counts in the family."""
     all_ps = pd.Series(list(ps), dtype=float)
     ordered = all_ps.dropna().sort_values()
-    corrected = (ordered * (len(all_ps) - np.arange(len(ordered)))).clip(upper=1).cummax()
+    # Tests that are left, the smallest p first.
+    left = len(all_ps) - np.arange(len(ordered))
+    corrected = (ordered * left).clip(upper=1).cummax()
     return [corrected.get(place) for place in all_ps.index]
 
 
@@ -224,14 +230,16 @@ class Tested(NamedTuple):
 def tested(contrasts: Sequence[Contrast], evaluations: Evaluations) -> list[Tested]:
     """The values of contrasts and their tests, corrected within each family."""
     sides = [contrast.sides(evaluations) for contrast in contrasts]
-    ps = [
-        contrast.p(value.value for value in of[-1].values())
-        for contrast, of in zip(contrasts, sides, strict=True)
-    ]
+    ps: list[float | None] = []
+    families: dict[str, list[int]] = defaultdict(list)
+    for place, (contrast, (*_, total)) in enumerate(zip(contrasts, sides, strict=True)):
+        ps.append(contrast.p(value.value for value in total.values()))
+        families[contrast.family].append(place)
+
     corrected: dict[int, float | None] = {}
-    for family in dict.fromkeys(contrast.family for contrast in contrasts):
-        places = [place for place, of in enumerate(contrasts) if of.family == family]
-        corrected |= zip(places, holm(ps[place] for place in places), strict=True)
+    for places in families.values():
+        of_family = holm(ps[place] for place in places)
+        corrected |= zip(places, of_family, strict=True)
     return [Tested(of, ps[place], corrected[place]) for place, of in enumerate(sides)]
 
 
@@ -269,10 +277,12 @@ class Family:
 
 def effect(contrast: Contrast, evaluations: Evaluations, confidence: float) -> Effect | None:
     """The effect of a choice, judged on the side of its mean; None for fewer than FEWEST_SEEDS."""
-    known = [value.value for value in contrast.sides(evaluations)[-1].values()]
+    total = contrast.sides(evaluations)[-1]
+    known = [value.value for value in total.values()]
     if len(known) < FEWEST_SEEDS:
         return None
-    ends, mean = student(known, confidence), fmean(known)
+    mean = fmean(known)
+    ends = student(known, confidence)
     towards = [math.copysign(value, value * mean) for value in known]
     # Models that are the same have no test.
     p = 2 * (p_above(towards) or 0.0) if any(known) else None

@@ -4,6 +4,7 @@ The verdicts on MMCL + SSL against MMCL are in repro/report/verdicts.py. docs/ru
 rules.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,8 +174,7 @@ class _Seeds:
 
     def cells(self, claim: Claim) -> Iterator[ClaimCell]:
         """The claim in each of its settings."""
-        both = claim.metric in ABOUT_BOTH
-        objectives = [None] if both else claim.objectives
+        objectives = [None] if claim.metric in ABOUT_BOTH else claim.objectives
         sizes: list[CleanSize | None] = [*claim.clean_sizes] or [None]
         for dataset, size, objective in product(claim.datasets, sizes, objectives):
             terms, seeds = self._terms(claim, dataset, size)
@@ -186,7 +186,8 @@ class _Seeds:
             needs_control = claim.loss == CLEANCLIP and objective in (None, "mmcl_ssl")
             note = self._control_note(dataset, size) if needs_control else ""
             verdict, mean, note = self._judged(contrast, values, seeds, note)
-            yield ClaimCell(dataset, size, objective, verdict, mean, seeds - len(values), note)
+            missing = seeds - len(values)
+            yield ClaimCell(dataset, size, objective, verdict, mean, missing, note)
 
     def _terms(
         self, claim: Claim, dataset: Dataset, size: CleanSize | None
@@ -226,11 +227,13 @@ class _Seeds:
 
     def _control_note(self, dataset: Dataset, size: CleanSize | None) -> str:
         ours = self.verdicts
-        for measure in (ours.confirmed or ours.exploratory) if ours else ():
+        if not ours:
+            return ""
+        for measure in ours.confirmed or ours.exploratory:
             for cell in measure.cells:
                 if (cell.dataset, cell.clean_size) == (dataset, size) and cell.control:
                     return "" if cell.control.holds else f"control: {cell.control.reason}"
-        return "control: no MMCL model was run" if ours else ""
+        return "control: no MMCL model was run"
 
 
 class JudgedHypothesis(Hypothesis):
@@ -273,10 +276,11 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
 
 def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
     """The contrast of a hypothesis of the study `name`."""
-    places = (
-        [hypothesis.setting] if hypothesis.setting else product(study.datasets, study.clean_sizes)
-    )
-    [(dataset, size)] = places
+    if hypothesis.setting:
+        dataset, size = hypothesis.setting
+    else:
+        [dataset] = study.datasets
+        [size] = study.clean_sizes
     quantity = BY_NAME[hypothesis.measure].of
     if hypothesis.rate is not None:
         quantity = partial(asr_left_at_rate, rate=hypothesis.rate)
@@ -287,14 +291,11 @@ def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
         own = tuple(f"{name}/{variant}" for variant in study.matching(label))
         arms = own or (arm.partition("/")[2],)
         terms[Models(arms, cast("Objective", objective), dataset, size)] = weight
-    above = hypothesis.expect == "above"
-    return Contrast(
-        quantity,
-        terms,
-        expect=ABOVE if above else BELOW,
-        counts=(hypothesis.negligible, ABOVE[1]) if above else (BELOW[0], -hypothesis.negligible),
-        family=hypothesis.family,
-    )
+    if hypothesis.expect == "above":
+        expect, counts = ABOVE, (hypothesis.negligible, math.inf)
+    else:
+        expect, counts = BELOW, (-math.inf, -hypothesis.negligible)
+    return Contrast(quantity, terms, expect=expect, counts=counts, family=hypothesis.family)
 
 
 def _hypothesis(
@@ -303,24 +304,18 @@ def _hypothesis(
     # Bounds are taken as values.
     values = {seed: Value(total.value) for seed, total in result.total.items()}
     found = estimate(values) if values else None
-    whole = values.keys() >= _planned(study, hypothesis)
-    return JudgedHypothesis(
-        **hypothesis.model_dump(),
-        sum=found,
-        p=result.p_holm,
-        verdict=judge(contrast, found.limits, result.p_holm)
-        if found and whole
-        else Verdict.INCOMPLETE,
-    )
+    verdict = Verdict.INCOMPLETE
+    if found and values.keys() >= _planned(study, hypothesis):
+        verdict = judge(contrast, found.limits, result.p_holm)
+    return JudgedHypothesis(**hypothesis.model_dump(), sum=found, p=result.p_holm, verdict=verdict)
 
 
 def _planned(study: Study, hypothesis: Hypothesis) -> set[int]:
     """Seeds that a contrast is to have: those that all of its models of this study share."""
-    of_terms = [
-        {seed for variant in variants for seed in study.variants[variant].seeds}
-        for variants in map(study.matching, hypothesis.contrast)
-        if variants
-    ]
+    of_terms = []
+    for label in hypothesis.contrast:
+        if variants := study.matching(label):
+            of_terms.append({seed for name in variants for seed in study.variants[name].seeds})
     return set.intersection(*of_terms)
 
 
@@ -356,29 +351,32 @@ def own_values(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[O
     Both are measured at the learning rates that both have. Nothing where there are fewer than
     FEWEST_SEEDS other seeds.
     """
-    frame, first = evaluations.frame, next(iter(arms.mmcl.values()))
-    grid, of_own = pd.MultiIndex.from_frame(frame[RUN]), frame.arm == OWN.mmcl_ssl
-    of_archive = frame.arm.isin([first, arms.mmcl_ssl])
+    frame = evaluations.frame
+    grid = pd.MultiIndex.from_frame(frame[RUN])
+    of_own = frame.arm == OWN.mmcl_ssl
+    of_archive = frame.arm.isin([arms.first_mmcl, arms.mmcl_ssl])
     of_both_grids = grid.isin(grid[of_own]) & grid.isin(grid[of_archive])
     shared = Evaluations(frame[(frame.stage == "pretrain") | of_both_grids], evaluations.context)
+
     for (dataset, size), measure in product(rules.cells, judged(rules.measures)):
-        own, archive = (
-            Contrast(measure.of, difference(*pair, dataset, size)).sides(shared)
-            for pair in (((OWN.mmcl_ssl,), (OWN.mmcl_ssl,)), ((first,), (arms.mmcl_ssl,)))
-        )
-        for side, *values in zip((*OBJECTIVES, "difference"), own, archive, strict=True):
-            yield from _compared(measure.name, dataset, size, side, *values)
+        terms = difference((OWN.mmcl_ssl,), (OWN.mmcl_ssl,), dataset, size)
+        own = Contrast(measure.of, terms).sides(shared)
+        terms = difference((arms.first_mmcl,), (arms.mmcl_ssl,), dataset, size)
+        archive = Contrast(measure.of, terms).sides(shared)
+        for side, mine, theirs in zip((*OBJECTIVES, "difference"), own, archive, strict=True):
+            yield from _compared(measure.name, dataset, size, side, mine, theirs)
 
 
 def own_starts(evaluations: Evaluations, arms: Arms) -> Iterator[OwnValue]:
     """Accuracy and ASR before cleaning, of every model, as `own_values` has the measures."""
-    archived = {"mmcl": next(iter(arms.mmcl.values())), "mmcl_ssl": arms.mmcl_ssl}
     for dataset, objective in product(DATASETS, OBJECTIVES):
+        archived = arms.mmcl_ssl if objective == "mmcl_ssl" else arms.first_mmcl
+        mine = Models((OWN.mmcl_ssl,), objective, dataset)
+        theirs = mine._replace(arms=(archived,))
         for name in ("start_accuracy", "start_asr"):
-            own, archive = (
-                evaluations.values(Models((arm,), objective, dataset), BY_NAME[name].of)
-                for arm in (OWN.mmcl_ssl, archived[objective])
-            )
+            measure = BY_NAME[name].of
+            own = evaluations.values(mine, measure)
+            archive = evaluations.values(theirs, measure)
             yield from _compared(name, dataset, None, objective, own, archive)
 
 

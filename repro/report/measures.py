@@ -124,8 +124,10 @@ class Evaluations:
 
     def __init__(self, frame: pd.DataFrame, context: Context) -> None:
         """`frame` is one of repro/report/points.py."""
-        self.frame, self.context = frame.assign(arm=frame.study + "/" + frame.variant), context
-        self._rows = dict(list(self.frame.groupby(["arm", "dataset", "pretrain_objective"])))
+        self.frame = frame.assign(arm=frame.study + "/" + frame.variant)
+        self.context = context
+        by_model = self.frame.groupby(["arm", "dataset", "pretrain_objective"])
+        self._rows = dict(list(by_model))
         # Once for each: many contrasts ask for the same models and measures.
         self.models = cache(self._models)
         self.values = cache(self._values)
@@ -147,11 +149,12 @@ class Evaluations:
         }
 
     def _cleaned(self, rows: pd.DataFrame, of: Models) -> dict[int, CleanedModel]:
+        handed_on = rows[(rows.stage == "pretrain") & rows.handed_on.astype(bool)]
+        starts = {start.seed: start for _, start in handed_on.iterrows()}
         of_setting = (rows.clean_size == of.clean_size) & (rows.loss == of.loss)
-        left = rows[(rows.stage == "pretrain") & rows.handed_on.astype(bool)]
-        starts = {start.seed: start for _, start in left.iterrows()}
+        cleaning = rows[(rows.stage == "clean") & of_setting]
         models = {}
-        for seed, runs in rows[(rows.stage == "clean") & of_setting].groupby("seed"):
+        for seed, runs in cleaning.groupby("seed"):
             start = starts[seed] if seed in starts else self._met(runs)
             if start is not None and start.accuracy and (runs.step > 0).any():
                 models[int(seed)] = CleanedModel(start, runs, self.context)
@@ -180,14 +183,17 @@ def rate_doublings(model: CleanedModel) -> Value | None:
     """log2 of the learning rate whose run ends at the threshold, between the rates of the grid."""
     if model.ends.empty:
         return None
-    x, y = np.log2(model.ends.learning_rate.to_numpy(float)), _logits(model.ends)
+    x = np.log2(model.ends.learning_rate.to_numpy(float))
+    y = _logits(model.ends)
     cap = model.context.cap
     cleans = np.flatnonzero(model.ends.asr <= cap)
     if not len(cleans):
         return Value(x[-1], at_least=True)
-    if cleans[0] == 0:
+    first = cleans[0]
+    if first == 0:
         return Value(x[0], at_most=True)
-    (x0, x1), (y0, y1) = (of[cleans[0] - 1 : cleans[0] + 1] for of in (x, y))
+    x0, x1 = x[first - 1 : first + 1]
+    y0, y1 = y[first - 1 : first + 1]
     way = (y0 - math.log(cap / (1 - cap))) / (y0 - y1)
     return Value(x0 + min(1.0, way) * (x1 - x0))
 
@@ -243,11 +249,13 @@ def asr_frontier(model: CleanedModel) -> Value | None:
         return None
     states = pd.concat([model.start.to_frame().T, model.points])
     kept = (states.validation_accuracy / model.start.validation_accuracy).to_numpy(float)
-    known, tested = (states[name].to_numpy(float) for name in ("validation_asr", "test_asr"))
+    known = states.validation_asr.to_numpy(float)
+    tested = states.test_asr.to_numpy(float)
     left = []
     for lost in LOSSES_OF_ACCURACY:
         allowed = np.flatnonzero(kept >= 1 - lost)
-        left.append(tested[allowed[np.argmin(known[allowed])]])
+        lowest = allowed[np.argmin(known[allowed])]
+        left.append(tested[lowest])
     return Value(float(np.mean(left)))
 
 
@@ -270,7 +278,9 @@ def kept_asr(model: CleanedModel) -> Value | None:
 def late_drop(model: CleanedModel) -> Value | None:
     """Share of the accuracy lost from the best evaluation to the end of its run."""
     best, last = model.best, _last(model)
-    return None if best is None or last is None else Value(1 - last.accuracy / best.accuracy)
+    if best is None or last is None:
+        return None
+    return Value(1 - last.accuracy / best.accuracy)
 
 
 def late_asr(model: CleanedModel) -> Value | None:
@@ -357,11 +367,13 @@ def hull_mean(points: Sequence[tuple[float, float]], cap: float) -> float:
                 break
             hull.pop()
         hull.append((x, y))
-    grid = np.unique([0.0, cap, *(x for x, _ in hull if x < cap)])
-    return float(np.trapezoid(np.interp(grid, *np.transpose(hull)), grid)) / cap
+    xs, ys = np.transpose(hull)
+    grid = np.unique([0.0, cap, *xs[xs < cap]])
+    return float(np.trapezoid(np.interp(grid, xs, ys), grid)) / cap
 
 
 def _logits(ends: pd.DataFrame) -> Any:
     """Logits of the ASR, array (runs,), with half an image added to both counts."""
     missed = ends.attackable - ends.attacked
-    return np.log(((ends.attacked + 0.5) / (missed + 0.5)).to_numpy(float))
+    odds = (ends.attacked + 0.5) / (missed + 0.5)
+    return np.log(odds.to_numpy(float))

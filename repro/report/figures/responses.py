@@ -48,31 +48,42 @@ def _response(entry: Entry, measure: str, ax: Axes) -> None:
         means = {}
         for point in points:
             number = point["number"]
-            if values := point["measures"].get(measure):
-                means[number] = values["mean"]
-                known = [value for value in values["values"] if value is not None]
-                ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.8, lw=0)
-                if values["ci"]:
-                    ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
+            values = point["measures"].get(measure)
+            if not values:
+                continue
+            means[number] = values["mean"]
+            known = [value for value in values["values"] if value is not None]
+            ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.8, lw=0)
+            if values["ci"]:
+                ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
         if means:
             ax.plot(list(means), list(means.values()), color=colour, lw=2, label=label(objective))
         numbers |= means.keys()
 
-    ticks, smallest = sorted(numbers), min((n for n in numbers if n > 0), default=0)
-    if smallest and ticks[-1] >= LOG_SPAN * smallest:
-        # A study may include nought, which a logarithmic axis does not have.
-        if ticks[0] > 0:
-            log_axis(ax, ticks, rotation=25)
-        else:
-            ax.set_xscale("symlog", linthresh=smallest)
-            ax.set_xticks(ticks, [rate(number) for number in ticks])
+    _number_axis(ax, sorted(numbers))
     where = setting(entry) if entry["clean_size"] else label(entry["dataset"])
     ax.set_title(f"{entry['axis'].partition(' (')[0]}\n({where})")
     ax.set(xlabel=entry["axis"][:1].lower() + entry["axis"][1:], ylabel=TITLES[measure])
-    # A model that has hardly learnt anything gains several times its accuracy by cleaning.
-    lost = max(ax.get_ylim()[0], LOWEST_LOSS), 1.05
-    ax.set(ylim=lost if measure == "lost" else (-0.02, None))
+    if measure == "lost":
+        # A model that has hardly learnt anything gains several times its accuracy by cleaning.
+        lowest, _ = ax.get_ylim()
+        ax.set(ylim=(max(lowest, LOWEST_LOSS), 1.05))
+    else:
+        ax.set(ylim=(-0.02, None))
     percent_axis(ax.yaxis)
+
+
+def _number_axis(ax: Axes, ticks: list[float]) -> None:
+    """A logarithmic axis where the numbers span so much."""
+    smallest = next((number for number in ticks if number > 0), 0)
+    if not smallest or ticks[-1] < LOG_SPAN * smallest:
+        return
+    if ticks[0] > 0:
+        log_axis(ax, ticks, rotation=25)
+    else:
+        # A study may include nought, which a logarithmic axis does not have.
+        ax.set_xscale("symlog", linthresh=smallest)
+        ax.set_xticks(ticks, [rate(number) for number in ticks])
 
 
 def mechanism_panels(document: Document, _points: Points) -> list[Panel]:

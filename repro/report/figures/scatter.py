@@ -31,20 +31,22 @@ def scatter_panels(name: str, document: Document, points: Points) -> list[Panel]
     drawn = points[points[name]]
     if drawn.empty:
         return []
-    keys, panels = [*Cell._fields], document["figures"][name]["panels"]
-    cells = [(drawn[keys] == [panel[key] for key in keys]).all(axis=1) for panel in panels]
-    return [
-        partial(_panel, document, panel, drawn[cell])
-        for panel, cell in zip(panels, cells, strict=True)
-    ]
+    keys = [*Cell._fields]
+    found: list[Panel] = []
+    for panel in document["figures"][name]["panels"]:
+        of_cell = (drawn[keys] == [panel[key] for key in keys]).all(axis=1)
+        found.append(partial(_panel, document, panel, drawn[of_cell]))
+    return found
 
 
 def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> None:
-    paper, cap = panel["paper"], document["settings"]["asr_cap"]
-    # On other data than the paper's, all accuracies are shares of their own start.
-    height = "kept" if document["stand_in"] else "accuracy"
+    paper = panel["paper"]
+    cap = document["settings"]["asr_cap"]
     printed = paper["start_accuracy"]
-    unit = printed if document["stand_in"] else 1.0
+    height, unit = "accuracy", 1.0
+    # On other data than the paper's, all accuracies are shares of their own start.
+    if document["stand_in"]:
+        height, unit = "kept", printed
     began = points[(points.step == 0) & (points.source != "authors")]
     start = began[height].mean() if len(began) else printed / unit
     if start:
@@ -53,26 +55,14 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     ax.axvline(cap, **THRESHOLD)
 
     after = points[(points.step != 0).fillna(value=True) & points[height].notna()]
-    cleanclip = OBJECTIVE_COLOURS[panel["pretrain_objective"]]
-    archived = (after.source == "archive").any()
-    for source, loss in product(("authors", "archive", "ledger"), LOSSES):
-        dots = after[(after.loss == loss) & (after.source == source)]
-        if dots.empty:
-            continue
-        colour = LOSS_COLOURS.get(loss, cleanclip)
-        style: dict[str, Any] = {"color": colour, "alpha": 0.5, "linewidth": 0}
-        name = "CleanCLIP" if loss == CLEANCLIP else f"finetuned with {label(loss)}"
-        if source == "authors":
-            style, name = {"facecolor": "none", "edgecolor": PAPER_COLOUR, "lw": 0.5}, "authors"
-        elif source == "ledger" and archived:
-            style, name = {"color": colour, "edgecolor": BLACK, "lw": 0.7}, f"{name}, your run"
-        ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
-
-    best = best_of_seeds(after[(after.loss == CLEANCLIP) & (after.source != "authors")], cap)
+    _dots(after, height, OBJECTIVE_COLOURS[panel["pretrain_objective"]], ax)
+    own = after[(after.loss == CLEANCLIP) & (after.source != "authors")]
+    best = best_of_seeds(own, cap)
     if len(best):
         name = "best cleaned, each seed"
         ring: dict[str, Any] = {"facecolor": "none", "edgecolor": BLACK, "lw": 1.2, "zorder": 6}
         ax.scatter(best.asr, best[height], s=42, label=name, **ring)
+
     star = partial(ax.scatter, marker="*", zorder=5, clip_on=False)
     if len(began):
         star(began.asr.mean(), start, s=110, color=BLACK, label="start")
@@ -84,6 +74,7 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
         ax.scatter(cap / 2, theirs / unit, s=36, label="best cleaned, paper", **mark)
     if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
+
     # Most of what decides lies near an ASR of 0, so that part has more room.
     ax.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     ax.set(xlim=(0, 1.02), xticks=[0, 0.05, 0.2, 0.5, 1], ylim=(0, None))
@@ -91,6 +82,25 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     ax.set_xlabel("attack success rate (%, square-root scale)")
     ax.set_ylabel("accuracy (% of the start)" if height == "kept" else "zero-shot accuracy (%)")
     percent_axis(ax.xaxis, ax.yaxis)
+
+
+def _dots(points: pd.DataFrame, height: str, cleanclip: str, ax: Axes) -> None:
+    """A dot for each evaluation, by source and loss; `cleanclip` is CleanCLIP's colour."""
+    archived = (points.source == "archive").any()
+    for source, loss in product(("authors", "archive", "ledger"), LOSSES):
+        dots = points[(points.loss == loss) & (points.source == source)]
+        if dots.empty:
+            continue
+        name = "CleanCLIP" if loss == CLEANCLIP else f"finetuned with {label(loss)}"
+        colour = LOSS_COLOURS.get(loss, cleanclip)
+        style: dict[str, Any] = {"color": colour, "alpha": 0.5, "linewidth": 0}
+        if source == "authors":
+            name = "authors"
+            style = {"facecolor": "none", "edgecolor": PAPER_COLOUR, "lw": 0.5}
+        elif source == "ledger" and archived:
+            name += ", your run"
+            style = {"color": colour, "edgecolor": BLACK, "lw": 0.7}
+        ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
 
 
 def best_of_seeds(points: pd.DataFrame, cap: float) -> pd.DataFrame:
