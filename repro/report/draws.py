@@ -116,15 +116,16 @@ def draws(
 
 
 def _ratio(of_draws: Mapping[int, Value], of_seeds: Mapping[int, Value]) -> Ratio | None:
-    counts = len(of_draws), len(of_seeds)
-    if min(counts) < FEWEST_SEEDS:
+    if min(len(of_draws), len(of_seeds)) < FEWEST_SEEDS:
         return None
-    above, below = (variance(of.value for of in values.values()) for values in (of_draws, of_seeds))
+    above = variance(of.value for of in of_draws.values())
+    below = variance(of.value for of in of_seeds.values())
     if below == 0:
         return None
-    quantiles = f_distribution.ppf([0.025, 0.975], *(count - 1 for count in counts))
-    low, high = (float(above / below / quantile) for quantile in quantiles[::-1])
-    return Ratio(above / below, (low, high))
+    ratio = above / below
+    quantiles = f_distribution.ppf([0.025, 0.975], len(of_draws) - 1, len(of_seeds) - 1)
+    low, high = (float(ratio / quantile) for quantile in quantiles[::-1])
+    return Ratio(ratio, (low, high))
 
 
 def _share(ratio: Ratio) -> Ratio:

@@ -39,16 +39,18 @@ def table1(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
 
 def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) -> dict[str, Any]:
     """The best evaluation at the threshold of a cell, and what it was chosen from."""
-    cap, seeds = evidence.profile.evaluate.asr_cap, evidence.profile.pretrain.seeds
+    cap = evidence.profile.evaluate.asr_cap
     points = _of(evidence.frame, cell, started=True)
-    first = points[points.seed == seeds[0]]
+    first = points[points.seed == evidence.profile.pretrain.seeds[0]]
     best = _best(first, cap)
     authors = _best(_of(evidence.authors_frame, cell, started=True), cap)
     # A run's name tells its cleaning size and loss (`RunSpec.run_id`).
     name = f"/clean/{cell.dataset}-{cell.pretrain_objective}/{cell.clean_size}-{CLEANCLIP}-lr"
     return {
         **_number(paper.cleaned(*cell).clean_accuracy, best, authors),
-        **{name: best.get(name) for name in ("asr", "learning_rate", "epoch")},
+        "asr": best.get("asr"),
+        "learning_rate": best.get("learning_rate"),
+        "epoch": best.get("epoch"),
         "row": best.get("index"),
         "asr_ci95": wilson(best["attacked"], best["attackable"]) if best else None,
         "authors_asr": authors.get("asr"),
@@ -67,7 +69,8 @@ def table2(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy and ASR of the models before cleaning: one row a model."""
     rows = []
     for dataset, objective in product(DATASETS, OBJECTIVES):
-        printed, start = paper.start(dataset, objective), _start(evidence, dataset, objective)
+        printed = paper.start(dataset, objective)
+        start = _start(evidence, dataset, objective)
         # A start model does not depend on the cleaning size; all were cleaned with 100K pairs.
         cell = Cell(dataset, "100k", objective)
         authors = _first(_of(evidence.authors_frame, cell, started=False))
@@ -102,7 +105,8 @@ def _start(evidence: Evidence, dataset: Dataset, objective: Objective) -> Evalua
     """The model that is cleaned, of the profile's first seed."""
     starts = start_models(evidence.frame)
     models = starts[(starts.dataset == dataset) & (starts.pretrain_objective == objective)]
-    return _first(models[models.seed == evidence.profile.pretrain.seeds[0]])
+    seed = evidence.profile.pretrain.seeds[0]
+    return _first(models[models.seed == seed])
 
 
 def authors_start(evidence: Evidence, paper: Paper, cell: Cell) -> Evaluation:
@@ -142,10 +146,11 @@ def authors_kept(evidence: Evidence, paper: Paper) -> list[float]:
 
 def _of(frame: pd.DataFrame, cell: Cell, *, started: bool) -> pd.DataFrame:
     """Evaluations of a cell's runs of CleanCLIP, before cleaning or after it has `started`."""
-    of_cell = (frame.stage == "clean") & (frame[[*Cell._fields]] == [*cell]).all(axis=1)
-    of_cell &= frame.loss == CLEANCLIP
+    of_cell = (frame[[*Cell._fields]] == [*cell]).all(axis=1)
+    of_cell &= (frame.stage == "clean") & (frame.loss == CLEANCLIP)
     # A step that the authors do not tell is after the start as well.
-    return frame[of_cell & ((frame.step != 0) == started)]
+    of_cell &= (frame.step != 0) == started
+    return frame[of_cell]
 
 
 def _first(frame: pd.DataFrame) -> Evaluation:

@@ -247,12 +247,14 @@ def hero(document: Document) -> Hero | None:
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return None
-    rows, rate = cells[-1]["equal"], document["resistance"]["rate"]
+    rows = cells[-1]["equal"]
+    rate = document["resistance"]["rate"]
     row = next((row for row in rows if row["learning_rate"] == rate), rows[len(rows) // 2])
-    asr, kept = (
-        {str(name): fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
-        for share in ("asr", "kept")
-    )
+    asr: dict[str, float] = {}
+    kept: dict[str, float] = {}
+    for name in OBJECTIVES:
+        asr[name] = fmean(end["asr"] or 0 for end in row[name])
+        kept[name] = fmean(end["kept"] or 0 for end in row[name])
     return Hero(setting_words(cells[-1]), row["learning_rate"], len(row["mmcl"]), asr, kept)
 
 
@@ -298,13 +300,15 @@ def claim_counts(document: Document) -> dict[str, int]:
 
 def runs_of(document: Document) -> dict[str, dict[str, Entry]]:
     """Return the runs made here by folder, and the distinct archived ones by fingerprint."""
-    runs, prefix = document["runs"], f"results/{document['profile']}/"
-    return {
-        "here": {folder: run for folder, run in runs.items() if folder.startswith(prefix)},
-        "archived": {
-            run["fingerprint"]: run for folder, run in runs.items() if not folder.startswith(prefix)
-        },
-    }
+    prefix = f"results/{document['profile']}/"
+    here = {}
+    archived = {}
+    for folder, run in document["runs"].items():
+        if folder.startswith(prefix):
+            here[folder] = run
+        else:
+            archived[run["fingerprint"]] = run
+    return {"here": here, "archived": archived}
 
 
 def credits_of(document: Document) -> list[tuple[str, list[str]]]:

@@ -65,6 +65,8 @@ def switches_block() -> str:
 def _sourced(path: Path) -> dict[str, tuple[str, str]]:
     """Value and source of each switch of a profile's file."""
     # From the text, since a YAML parser drops comments, where the sources stand.
-    switches = path.read_text(encoding="utf-8").partition("\nswitches:\n")[2].partition("\n\n")[0]
+    text = path.read_text(encoding="utf-8")
+    _, _, below = text.partition("\nswitches:\n")
+    switches, _, _ = below.partition("\n\n")
     found = re.findall(r"^  (\w+): +(\S+) +# (.+)$", switches, re.MULTILINE)
     return {name: (f"`{value}`", source.replace("|", "\\|")) for name, value, source in found}

@@ -56,14 +56,22 @@ def early_end(points: pd.DataFrame, rule: StopEarly) -> tuple[int, list[pd.DataF
     every 1,500 steps and after each epoch, with batches of 128 for MMCL and of 64 otherwise (code:
     attack-cleanclip src/train.py). A series that is no whole number of such runs is left alone.
     """
-    runs, lost = 0, []
+    runs = 0
+    lost = []
     for _, series in points.groupby("run", sort=False):
         first = series.iloc[0]
         start = first.dataset == "cc3m"
-        an_epoch = 1 if start or first.loss == "mmcl" else 2 if first.clean_size == "100k" else 3
-        length, seen = (start + epochs * an_epoch for epochs in (EPOCHS, rule.epochs))
-        if len(series) % length == 0:
-            joined = [run for _, run in series.groupby(np.arange(len(series)) // length)]
-            runs += len(joined)
-            lost += [run[seen:] for run in joined if (run.asr[:seen] >= rule.asr).all()]
+        if start or first.loss == "mmcl":
+            an_epoch = 1
+        else:
+            an_epoch = 2 if first.clean_size == "100k" else 3
+
+        length = start + EPOCHS * an_epoch
+        seen = start + rule.epochs * an_epoch
+        if len(series) % length:
+            continue
+        for _, run in series.groupby(np.arange(len(series)) // length):
+            runs += 1
+            if (run.asr[:seen] >= rule.asr).all():
+                lost.append(run[seen:])
     return runs, lost

@@ -107,23 +107,24 @@ def resistance(evaluations: Evaluations, arm: str) -> Resistance:
     """The resistance of the models of `arm`: one of a study, or "/" for the report's own runs."""
     cells = []
     for dataset, size in TABLE1_ROWS:
-        ours, theirs = (
-            {of.objective: evaluations.models(of) for of in difference((a,), (a,), dataset, size)}
-            for a in (arm, f"{AUTHORS}/")
-        )
-        best, best_of_authors = (
-            {
-                objective: {seed: best_at(model) for seed, model in models.items()}
-                for objective, models in pair.items()
-            }
-            for pair in (ours, theirs)
-        )
+        ours = _pair(evaluations, arm, dataset, size)
+        best = _best_of(ours)
+        best_of_authors = _best_of(_pair(evaluations, f"{AUTHORS}/", dataset, size))
         equal = _equal(ours)
         trade_offs = [*_trade_off("ledger", best), *_trade_off("authors", best_of_authors)]
         if equal or trade_offs:
             thresholds = _thresholds(best) if equal else []
             cells.append(ResistanceCell(dataset, size, equal, trade_offs, thresholds))
     return Resistance(arm.split("/")[0] or None, evaluations.context.rate, CAPS, cells)
+
+
+Pair = Mapping[Objective, Mapping[int, CleanedModel]]
+"""The models of both objectives in a setting, by seed."""
+
+
+def _pair(evaluations: Evaluations, arm: str, dataset: Dataset, size: CleanSize) -> Pair:
+    terms = difference((arm,), (arm,), dataset, size)
+    return {models.objective: evaluations.models(models) for models in terms}
 
 
 class BestAt(NamedTuple):
@@ -141,7 +142,8 @@ class BestAt(NamedTuple):
 
 def best_at(model: CleanedModel) -> BestAt:
     """The best evaluations of a model at all CAPS."""
-    asr, accuracy = (model.points[name].to_numpy(float) for name in ("asr", "accuracy"))
+    asr = model.points.asr.to_numpy(float)
+    accuracy = model.points.accuracy.to_numpy(float)
     best = [float(max(accuracy[asr <= cap], default=math.nan)) for cap in CAPS]
     return BestAt(model.start.accuracy, best)
 
@@ -150,44 +152,54 @@ Best = Mapping[Objective, Mapping[int, BestAt]]
 """Of both objectives in a setting, by seed."""
 
 
+def _best_of(pair: Pair) -> Best:
+    return {
+        objective: {seed: best_at(model) for seed, model in models.items()}
+        for objective, models in pair.items()
+    }
+
+
 def _thresholds(best: Best) -> list[AtThreshold]:
     """What cleaning costs both models at each of CAPS but 0."""
     rows = []
     for place, cap in list(enumerate(CAPS))[1:]:
-        reached = {
-            objective: {s: of for s, of in models.items() if not math.isnan(of.accuracy[place])}
-            for objective, models in best.items()
-        }
-        both = set.intersection(*(set(of) for of in reached.values()))
-        accuracy: dict[Objective, float | None] = dict.fromkeys(reached)
-        lost: dict[Objective, float | None] = dict.fromkeys(reached)
-        for objective, of in reached.items() if both else ():
-            accuracy[objective] = fmean(of[seed].accuracy[place] for seed in both)
-            lost[objective] = fmean(1 - of[seed].kept[place] for seed in both)
-        cleaned = {objective: len(of) for objective, of in reached.items()}
+        reached: dict[Objective, set[int]] = {}
+        for objective, models in best.items():
+            reached[objective] = {
+                seed for seed, of in models.items() if not math.isnan(of.accuracy[place])
+            }
+        both = set.intersection(*reached.values())
+
+        accuracy: dict[Objective, float | None] = dict.fromkeys(best)
+        lost: dict[Objective, float | None] = dict.fromkeys(best)
+        if both:
+            for objective, models in best.items():
+                accuracy[objective] = fmean(models[seed].accuracy[place] for seed in both)
+                lost[objective] = fmean(1 - models[seed].kept[place] for seed in both)
+        cleaned = {objective: len(seeds) for objective, seeds in reached.items()}
         rows.append(AtThreshold(cap, cleaned, len(both), accuracy, lost))
     return rows
 
 
-def _equal(pair: Mapping[Objective, Mapping[int, CleanedModel]]) -> list[AtRate]:
+def _equal(pair: Pair) -> list[AtRate]:
     """What is left of both models, by rising learning rate, on the seeds that have both."""
     tables = [model.ends for models in pair.values() for model in models.values()]
     if not tables:
         return []
-    ends, keys = pd.concat(tables), ["learning_rate", "step"]
+    ends = pd.concat(tables).sort_values("seed", kind="stable")
+    keys = ["learning_rate", "step"]
     models = ends.groupby([*keys, "seed"]).pretrain_objective.transform("nunique")
     rows = []
     for (rate, step), at in ends[models == len(OBJECTIVES)].groupby(keys):
-        mmcl, mmcl_ssl = (
-            [
-                End(end.seed, end.asr, end.kept)
-                for end in at[at.pretrain_objective == objective].sort_values("seed").itertuples()
-            ]
-            for objective in OBJECTIVES
-        )
+        mmcl = _ends(at[at.pretrain_objective == "mmcl"])
+        mmcl_ssl = _ends(at[at.pretrain_objective == "mmcl_ssl"])
         more = sum(ssl.asr > of.asr for of, ssl in zip(mmcl, mmcl_ssl, strict=True))
         rows.append(AtRate(rate, step, mmcl, mmcl_ssl, more))
     return rows
+
+
+def _ends(rows: pd.DataFrame) -> list[End]:
+    return [End(row.seed, row.asr, row.kept) for row in rows.itertuples()]
 
 
 def _trade_off(source: str, best: Best) -> Iterator[TradeOff]:

@@ -162,9 +162,11 @@ def scale_rows(
     }
     rows = []
     for scale in dict.fromkeys((name, LARGER, PRINTED)):
-        profile, (seeds, of_models) = load_profile(scale), results[scale]
-        pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
-        rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, of_models))
+        profile = load_profile(scale)
+        pairs = profile.data.num_pairs[DATASET]
+        poisoned = _poisoned(profile)[DATASET]
+        seeds, models = results[scale]
+        rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, models))
     return rows
 
 
@@ -175,7 +177,8 @@ def in_words(values: Mapping[Any, Any], field: str = "", form: str = "") -> str:
     """
     owners: dict[str, list[str]] = {}
     for owner, value in values.items():
-        value = getattr(value, field) if field else value
+        if field:
+            value = getattr(value, field)
         word = format(value, form) if form else _word(value)
         owners.setdefault(word, []).append(label(owner))
     if len(owners) == 1:

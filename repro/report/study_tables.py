@@ -167,18 +167,24 @@ class StudyTable:
             cleaned: set[int] = set()
             for size in sizes:
                 place = Place(variant, dataset, objective, size)
-                if seeds := {*self.evaluations.models(self._models(place))}:
+                if seeds := self._seeds(place):
                     cleaned |= seeds
                     yield place, sorted(seeds)
             place = Place(variant, dataset, objective, None)
-            if seeds := {*self.evaluations.models(self._models(place))} - cleaned:
+            if seeds := self._seeds(place) - cleaned:
                 yield place, sorted(seeds)
+
+    def _seeds(self, place: Place) -> set[int]:
+        return {*self.evaluations.models(self._models(place))}
 
     def _row(self, place: Place, seeds: list[int]) -> EffectRow:
         models = self._models(place)
-        tried = len(seeds) if place.clean_size else 0
-        by_seed = self.evaluations.models(models)
-        not_cleaned = sum(by_seed[seed].best is None for seed in seeds) if tried else 0
+        tried, not_cleaned = 0, 0
+        if place.clean_size:
+            by_seed = self.evaluations.models(models)
+            tried = len(seeds)
+            not_cleaned = sum(by_seed[seed].best is None for seed in seeds)
+
         measures = {}
         for column, name in COLUMNS.items():
             found = self.evaluations.values(models, BY_NAME[name].of)
@@ -200,14 +206,13 @@ class StudyTable:
             return {}
         terms = {self._models(place): 1.0, self._models(reference): -1.0}
         poisoned = self.study.variants[place.variant].poisoned
-        found = {
-            column: effect(
-                Contrast(BY_NAME[COLUMNS[column]].of, terms), self.evaluations, self.confidence
-            )
-            for column in COMPARED
-            if poisoned or column not in OF_ATTACK
-        }
-        return {column: change for column, change in found.items() if change}
+        found = {}
+        for column in COMPARED:
+            if poisoned or column not in OF_ATTACK:
+                contrast = Contrast(BY_NAME[COLUMNS[column]].of, terms)
+                if change := effect(contrast, self.evaluations, self.confidence):
+                    found[column] = change
+        return found
 
 
 @dataclass(frozen=True)

@@ -307,12 +307,10 @@ def _comparisons(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator
 
 def _edges(objective: Objective, models: Mapping[int, CleanedModel]) -> Iterator[str]:
     for end, outermost in (("lowest", min), ("highest", max)):
-        seeds = sum(
-            model.best is not None
-            and len(model.ends) > 1
-            and model.best.learning_rate == outermost(model.ends.learning_rate)
-            for model in models.values()
-        )
+        seeds = 0
+        for model in models.values():
+            if model.best is not None and len(model.ends) > 1:
+                seeds += model.best.learning_rate == outermost(model.ends.learning_rate)
         if seeds:
             yield f"{label(objective)} best at {end} rate on {seeds}/{len(models)} seeds"
 
@@ -322,32 +320,40 @@ def _judged_cells(
 ) -> tuple[list[CellVerdict], list[CellVerdict]]:
     """The verdicts by a measure: one a comparison, and one a comparator over all settings."""
     rule = rules.measures[measure.name]
-
-    def contrast(terms: Mapping[Models, float], dataset: Dataset | None, family: str) -> Contrast:
+    papers = rule.paper or {}
+    general = Contrast(
+        measure.of,
+        terms={},
+        counts=(rule.negligible, math.inf),
         # A difference over all settings is a mean, and so is what it is compared with.
-        papers = [value for of, value in (rule.paper or {}).items() if dataset in (None, of)]
-        counts = (rule.negligible, math.inf)
-        return Contrast(
-            measure.of, terms, counts=counts, paper=papers, family=family, level=rules.level
+        paper=[*papers.values()],
+        level=rules.level,
+    )
+    contrasts = []
+    for comparison in comparisons:
+        of = comparison.of
+        paper = [papers[of.dataset]] if of.dataset in papers else []
+        contrasts.append(
+            replace(general, terms=comparison.terms, paper=paper, family=of.comparator)
         )
-
-    contrasts = [contrast(of.terms, of.of.dataset, of.of.comparator) for of in comparisons]
     results = tested(contrasts, evaluations)
+
     cells: list[CellVerdict] = []
     pooled: list[CellVerdict] = []
-    for comparator in dict.fromkeys(of.family for of in contrasts):
+    for comparator in dict.fromkeys(contrast.family for contrast in contrasts):
         own: list[CellVerdict] = []
         terms: dict[Models, float] = {}
-        for comparison, of, result in zip(comparisons, contrasts, results, strict=True):
-            if of.family == comparator:
-                terms |= of.terms
+        for comparison, contrast, result in zip(comparisons, contrasts, results, strict=True):
+            if contrast.family == comparator:
+                terms |= contrast.terms
                 if result.total:
-                    own.append(_cell(measure, comparison, of, result))
+                    own.append(_cell(measure, comparison, contrast, result))
         cells += own
         # A mean over some of the settings would not be what the rules pool.
         if len(terms) == 2 * len(own):
             mean = {models: weight / len(own) for models, weight in terms.items()}
-            pooled += _pooled(own, contrast(mean, None, comparator), measure)
+            over_all = replace(general, terms=mean, family=comparator)
+            pooled += _pooled(own, over_all, measure)
     _judge_against_all([*cells, *pooled])
     return cells, pooled
 
@@ -364,7 +370,8 @@ def _cell(
         p=result.p,
         p_holm=result.p_holm,
     )
-    cell.marks = [*cell.marks, *(comparison.edges if measure.of in OF_BEST else ())]
+    if measure.of in OF_BEST:
+        cell.marks = [*cell.marks, *comparison.edges]
     cell.alone, cell.reason = _alone(cell, contrast, measure)
     return cell
 

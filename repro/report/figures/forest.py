@@ -40,19 +40,19 @@ def forest_panels(document: Document, _points: Points) -> list[Panel]:
 def _over_draws(document: Document, measure: Entry) -> list[Judged]:
     """The same measure over other draws of poisons, once all of them are there."""
     found = document["draws"]
-    whole = found and found["complete"] == found["planned"]
-    return [
-        Judged(measure, row, "draws")
-        for row in (found["rows"] if whole else ())
-        if row["measure"] == measure["measure"]
-    ]
+    if not found or found["complete"] != found["planned"]:
+        return []
+    rows = [row for row in found["rows"] if row["measure"] == measure["measure"]]
+    return [Judged(measure, row, "draws") for row in rows]
 
 
 def _panel(measure: Entry, beside: list[Judged], ax: Axes) -> None:
     own = judged([measure])
-    same = [of for of in beside if of.measure["measure"] == measure["measure"]]
-    rows = sorted((of for of in own if of.cell["dataset"]), key=lambda of: setting_words(of.cell))
-    rows += [of for of in same if of.cell["dataset"]]
+    rows = [of for of in own if of.cell["dataset"]]
+    rows.sort(key=lambda of: setting_words(of.cell))
+    for of in beside:
+        if of.measure["measure"] == measure["measure"] and of.cell["dataset"]:
+            rows.append(of)
     rows += [of for of in own if not of.cell["dataset"]]
     doublings = measure["unit"] == "doublings"
     ax.axvline(0, color=BLACK, lw=0.8)
@@ -80,7 +80,8 @@ def _panel(measure: Entry, beside: list[Judged], ax: Axes) -> None:
 
 def _row(row: Judged, place: int, doublings: bool, ax: Axes) -> None:
     """A mean with its interval, the paper's value beside it and the digits behind it."""
-    found, pooled = row.cell["difference"], row.cell["dataset"] is None
+    found = row.cell["difference"]
+    pooled = row.cell["dataset"] is None
     colour = BLACK if pooled else OBJECTIVE_COLOURS["mmcl_ssl"]
     main = not row.comparison and row.cell["comparator"] == row.first
     if found["interval"]:

@@ -3,6 +3,7 @@ the cleaned models are worth.
 """
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -204,15 +205,17 @@ def _lines(cell: Entry, ax: Axes) -> None:
 
 def _own_lines(document: Document, cell: Entry, ax: Axes) -> None:
     """The report's own run in this setting, beside the archived seeds."""
+    line: dict[str, Any] = {"marker": "d", "linestyle": "--", "lw": 1.4, "ms": 5}
     for own in document["own_cells"]:
-        if setting_of(own) == setting_of(cell) and own["equal"]:
-            rates = [row["learning_rate"] for row in own["equal"]]
-            for objective, colour in OBJECTIVE_COLOURS.items():
-                ends = _ends(own, objective).mean(axis=1)
-                ax.plot(rates, ends, "d--", color=colour, lw=1.4, ms=5, mec=BLACK)
-            # Lines fall from the left, so that this corner has room.
-            key = Line2D([], [], color=BLACK, ls="--", lw=1.4, marker="d", ms=5, label="your run")
-            ax.legend(handles=[key], loc="upper right", frameon=False, fontsize=8)
+        if setting_of(own) != setting_of(cell) or not own["equal"]:
+            continue
+        rates = [row["learning_rate"] for row in own["equal"]]
+        for objective, colour in OBJECTIVE_COLOURS.items():
+            ends = _ends(own, objective).mean(axis=1)
+            ax.plot(rates, ends, color=colour, mec=BLACK, **line)
+        # Lines fall from the left, so that this corner has room.
+        key = Line2D([], [], color=BLACK, label="your run", **line)
+        ax.legend(handles=[key], loc="upper right", frameon=False, fontsize=8)
 
 
 def _ends(cell: Entry, objective: str) -> pd.DataFrame:

@@ -258,11 +258,13 @@ def _first_tries(profile: Profile, context: Context) -> Iterator[Entry]:
 
 
 def _tries(studies: Sequence[Entry]) -> Iterator[Entry]:
-    for regime in (study for study in studies if study["name"] == "regime"):
-        for row in regime["rows"]:
+    for study in studies:
+        if study["name"] != "regime":
+            continue
+        for row in study["rows"]:
             bound = "at least " if row["not_cleaned"] else ""
             yield {
-                "try": regime["variants"][row["variant"]],
+                "try": study["variants"][row["variant"]],
                 "seeds": ", ".join(map(str, row["seeds"])),
                 "accuracy": _mean_with_ends(row["measures"]["accuracy"]),
                 "cleaned": f"{row['tried'] - row['not_cleaned']} of {row['tried']}",
@@ -279,5 +281,6 @@ def _rounding(replicates: Sequence[Entry]) -> Table:
         row = rows.setdefault(of["measure"], {"measure": of["measure"]})
         row[model] = f"{percent(of['sd'])} / {percent(of['sd_seeds'])}"
     models = dict.fromkeys(name for row in rows.values() for name in row if name != "measure")
-    columns = [Column("measure", "measure", measure_words), *(Column(of, of) for of in models)]
+    columns = [Column("measure", "measure", measure_words)]
+    columns += [Column(model, model) for model in models]
     return Table("rounding", "Rounding", columns, list(rows.values()))

@@ -112,11 +112,12 @@ def attack(gallery: Entry, profile: str, target: str) -> list[Entry]:
     """A clean and a poisoned picture with their captions, of the first dataset. Where the data are
     not here, those in PICTURES; none where these are of another profile.
     """
-    pairs: list[Entry] = next(iter(gallery.values()), {"pairs": []})["pairs"]
-    kinds = ("clean", "poisoned")
-    found = [next((pair for pair in pairs if pair["kind"] == kind), None) for kind in kinds]
-    if all(found):
-        return [pair for pair in found if pair]
+    samples: Entry = next(iter(gallery.values()), {"pairs": []})
+    first: dict[str, Entry] = {}
+    for pair in samples["pairs"]:
+        first.setdefault(pair["kind"], pair)
+    if "clean" in first and "poisoned" in first:
+        return [first["clean"], first["poisoned"]]
 
     captions = {"key.png": "key", "key-patched.png": target}
     if profile != PICTURED or not all((PICTURES / name).is_file() for name in captions):

@@ -52,11 +52,12 @@ def data_of(document: Document, clouds: Sequence[Cloud]) -> str:
 
 def _thresholds(document: Document) -> list[dict[str, Any]]:
     """By setting, the cells of the table of thresholds at each threshold, as it prints them."""
-    rows: dict[str, dict[str, list[str]]] = {}
+    by_setting: dict[str, dict[str, list[str]]] = {}
     for cap in document["resistance"]["caps"]:
         for setting, *cells in thresholds(document, cap).cells():
-            rows.setdefault(str(setting), {})[short(cap)] = [str(cell) for cell in cells]
-    return [{"setting": setting, "rows": by_cap} for setting, by_cap in rows.items()]
+            rows = by_setting.setdefault(str(setting), {})
+            rows[short(cap)] = [str(cell) for cell in cells]
+    return [{"setting": setting, "rows": rows} for setting, rows in by_setting.items()]
 
 
 def clouds(document: Document, points: pd.DataFrame) -> list[Cloud]:
@@ -80,8 +81,8 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
     places = {run: place for place, run in enumerate(points.run.unique())}
     best = best_of_seeds(points, document["settings"]["asr_cap"])
     runs = points.drop_duplicates("run")
-    printed, start = panel["paper"]["clean_accuracy"], panel["paper"]["start_accuracy"]
-    unit = start if document["stand_in"] else 1.0
+    printed = panel["paper"]["clean_accuracy"]
+    unit = panel["paper"]["start_accuracy"] if document["stand_in"] else 1.0
     return Cloud(
         title=f"{setting_words(panel)} pairs, {label(panel['pretrain_objective'])}",
         colour=OBJECTIVE_COLOURS[panel["pretrain_objective"]],
@@ -169,9 +170,15 @@ def _title(spec: RunSpec) -> str:
 
 def run_tables(pages: Mapping[str, Sequence[RunShown]]) -> dict[str, Table]:
     """The report's own runs and the archived ones, each with a link to its section."""
-    archived = [run for page, of in pages.items() if page != RUNS_PAGE for run in of]
-    own = Table("runs", "Runs", RUNS, pages.get(RUNS_PAGE, []), "Runs of this report.")
-    return {"runs": own, "archived": Table("archived", "Archived runs", ARCHIVED, archived)}
+    own: Sequence[RunShown] = pages.get(RUNS_PAGE, [])
+    archived: list[RunShown] = []
+    for page, runs in pages.items():
+        if page != RUNS_PAGE:
+            archived += runs
+    return {
+        "runs": Table("runs", "Runs", RUNS, own, "Runs of this report."),
+        "archived": Table("archived", "Archived runs", ARCHIVED, archived),
+    }
 
 
 def expected_fields(profile: str) -> dict[tuple[Any, ...], Entry]:

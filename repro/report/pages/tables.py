@@ -273,11 +273,14 @@ CONTROLS = (
 
 def controls(measures: Iterable[Entry]) -> Iterator[Controlled]:
     """Of all settings; the controls are those of every measure, and stand with one of them."""
-    of_loss = [measure for measure in measures if measure["measure"] == "lost_at_cap"]
-    for of in (Judged(measure, cell) for measure in of_loss for cell in measure["cells"]):
-        yield Controlled(of.setting, label("mmcl"), of.cell["control"], True)
-        if of.cell["comparator"] == of.first and of.cell["control_ssl"]["loss"]:
-            yield Controlled(of.setting, label("mmcl_ssl"), of.cell["control_ssl"], False)
+    for measure in measures:
+        if measure["measure"] != "lost_at_cap":
+            continue
+        for cell in measure["cells"]:
+            of = Judged(measure, cell)
+            yield Controlled(of.setting, label("mmcl"), cell["control"], True)
+            if cell["comparator"] == of.first and cell["control_ssl"]["loss"]:
+                yield Controlled(of.setting, label("mmcl_ssl"), cell["control_ssl"], False)
 
 
 def _gain(of: Entry) -> float | None:
