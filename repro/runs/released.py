@@ -82,10 +82,10 @@ class Probe:
     def __init__(self, profile: str, arrays: dict[str, NDArray[np.generic]]) -> None:
         """`arrays`: `images` and `triggered` (n, H, W, 3) uint8, `labels` (n,), `target` ()."""
         loaded = load_profile(profile)
+        names = load_classnames(loaded)
+        templates = templates_of(loaded.evaluate)
         self.arrays = arrays
-        self.prompts = PromptSet(
-            load_classnames(loaded), templates_of(loaded.evaluate), loaded.switches.truncation
-        )
+        self.prompts = PromptSet(names, templates, loaded.switches.truncation)
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Probe":
@@ -95,20 +95,24 @@ class Probe:
         images = EvaluationSet.of_run(spec, folder, target, WORK / "cache")
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
         one_by_one = [range(number, number + 1) for number in chosen.tolist()]
-        both = list(images.batches(one_by_one, 0, torch.device("cpu")))
-        clean, triggered = (torch.cat(part).numpy() for part in zip(*both, strict=True))
-        arrays = {"images": clean, "triggered": triggered, "labels": images.labels[chosen]}
-        return cls(spec.profile, arrays | {"target": np.array(target)})
+        pairs = [*images.batches(one_by_one, 0, torch.device("cpu"))]
+        arrays = {
+            "images": torch.cat([clean for clean, _ in pairs]).numpy(),
+            "triggered": torch.cat([twin for _, twin in pairs]).numpy(),
+            "labels": images.labels[chosen],
+            "target": np.array(target),
+        }
+        return cls(spec.profile, arrays)
 
     def answers(self, model: CLIP, spec: RunSpec) -> tuple[int, int]:
         """Images that the model classifies right, and those whose twins it takes for the target."""
         device = torch.device("cpu")
+        images = torch.from_numpy(self.arrays["images"])
+        twins = torch.from_numpy(self.arrays["triggered"])
         with evaluating(model, spec.evaluation_precision, device):
             classifier = self.prompts.classifier(model, device)
-            clean, triggered = (
-                predict(model, torch.from_numpy(self.arrays[name]), classifier).numpy()
-                for name in ("images", "triggered")
-            )
+            clean = predict(model, images, classifier).numpy()
+            triggered = predict(model, twins, classifier).numpy()
         right = clean == self.arrays["labels"]
         attacked = triggered == self.arrays["target"]
         return int(right.sum()), int(attacked.sum())
@@ -175,7 +179,8 @@ def check_answers(model: CLIP, spec: RunSpec, entry: Released) -> None:
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{place}/{PROBE}: unreadable ({error})") from None
     listed_right, listed_attacked = entry.probed
-    if max(abs(right - listed_right), abs(attacked - listed_attacked)) > ROUNDING:
+    off = max(abs(right - listed_right), abs(attacked - listed_attacked))
+    if off > ROUNDING:
         images = len(probe.arrays["labels"])
         raise LedgerError(
             f"{place}/models/{entry.file}: of {images} evaluation images {right} are classified "
