@@ -345,10 +345,11 @@ def _measures(subject: Subject, studies: Sequence[StudyResults]) -> list[OwnValu
     claims = load_claims()
     profile = subject.profile
     by_name = {study.name: study for study in studies}
-    comparisons = claims.comparisons
-    both = (comparisons.confirmed.get(profile.name), comparisons.exploratory.get(profile.name))
-    arms = next((of for of in both if of and of.study in by_name), None)
-    if arms is None:
+    for arms_by_profile in (claims.comparisons.confirmed, claims.comparisons.exploratory):
+        arms = arms_by_profile.get(profile.name)
+        if arms and arms.study in by_name:
+            break
+    else:
         return []
 
     study = by_name[arms.study]

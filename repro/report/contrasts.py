@@ -231,11 +231,13 @@ def tested(contrasts: Sequence[Contrast], evaluations: Evaluations) -> list[Test
     """The values of contrasts and their tests, corrected within each family."""
     sides = [contrast.sides(evaluations) for contrast in contrasts]
     ps: list[float | None] = []
-    families: dict[str, list[int]] = defaultdict(list)
-    for place, (contrast, (*_, total)) in enumerate(zip(contrasts, sides, strict=True)):
+    for contrast, of in zip(contrasts, sides, strict=True):
+        total = of[-1]
         ps.append(contrast.p(value.value for value in total.values()))
-        families[contrast.family].append(place)
 
+    families: dict[str, list[int]] = defaultdict(list)
+    for place, contrast in enumerate(contrasts):
+        families[contrast.family].append(place)
     corrected: dict[int, float | None] = {}
     for places in families.values():
         of_family = holm(ps[place] for place in places)

@@ -359,10 +359,10 @@ def own_values(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[O
     shared = Evaluations(frame[(frame.stage == "pretrain") | of_both_grids], evaluations.context)
 
     for (dataset, size), measure in product(rules.cells, judged(rules.measures)):
-        terms = difference((OWN.mmcl_ssl,), (OWN.mmcl_ssl,), dataset, size)
-        own = Contrast(measure.of, terms).sides(shared)
-        terms = difference((arms.first_mmcl,), (arms.mmcl_ssl,), dataset, size)
-        archive = Contrast(measure.of, terms).sides(shared)
+        of_own_run = difference((OWN.mmcl_ssl,), (OWN.mmcl_ssl,), dataset, size)
+        of_the_archive = difference((arms.first_mmcl,), (arms.mmcl_ssl,), dataset, size)
+        own = Contrast(measure.of, of_own_run).sides(shared)
+        archive = Contrast(measure.of, of_the_archive).sides(shared)
         for side, mine, theirs in zip((*OBJECTIVES, "difference"), own, archive, strict=True):
             yield from _compared(measure.name, dataset, size, side, mine, theirs)
 

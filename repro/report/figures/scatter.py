@@ -74,13 +74,16 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
         ax.scatter(cap / 2, theirs / unit, s=36, label="best cleaned, paper", **mark)
     if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
+    ax.set_title(f"pre-trained with {label(panel['pretrain_objective'])} ({setting(panel)})")
+    ax.set_ylabel("accuracy (% of the start)" if height == "kept" else "zero-shot accuracy (%)")
+    _axes(ax)
 
+
+def _axes(ax: Axes) -> None:
     # Most of what decides lies near an ASR of 0, so that part has more room.
     ax.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     ax.set(xlim=(0, 1.02), xticks=[0, 0.05, 0.2, 0.5, 1], ylim=(0, None))
-    ax.set_title(f"pre-trained with {label(panel['pretrain_objective'])} ({setting(panel)})")
     ax.set_xlabel("attack success rate (%, square-root scale)")
-    ax.set_ylabel("accuracy (% of the start)" if height == "kept" else "zero-shot accuracy (%)")
     percent_axis(ax.xaxis, ax.yaxis)
 
 
