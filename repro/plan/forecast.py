@@ -116,7 +116,8 @@ class Forecast:
     def ranks(self, spec: RunSpec) -> int:
         """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
         groups = _norm_groups(spec)
-        return max(n for n in range(1, self.gpus + 1) if groups % n == 0)
+        most = min(groups, self.gpus)
+        return max(n for n in range(1, most + 1) if groups % n == 0)
 
     def _is_cached(self, spec: RunSpec, device: Device) -> bool:
         """Whether the BatchNorm groups of a rank do not fit the device together, so that a gradient
@@ -293,7 +294,7 @@ class Forecast:
         for name, fields in _departures(self.profile, paper).items():
             overrides = {key: theirs for key, (theirs, _) in fields.items()}
             other = load_profile(self.profile.name, overrides=overrides)
-            # No other field changes what a model computes for a pair.
+            # Captions in parts have fewer tokens, and so other counts.
             counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
             without = replace(self, profile=other, counts=counts)
             saved = without.hours(device)["total"] - hours
@@ -385,7 +386,7 @@ def _with_electricity(forecast: Forecast, device: Device) -> dict[str, Span]:
 
 
 def _fitting(forecast: Forecast, devices: Mapping[DeviceName, Device]) -> list[DeviceName]:
-    """The devices that a study fits, in the order of the file."""
+    """The devices that the runs fit, in the order of the file."""
     # A group of BatchNorm is the least that a GPU takes.
     pretrainings = forecast.works_of("pretrain")
     largest = max(group_bytes_of(work.spec) for work in pretrainings)
