@@ -53,6 +53,7 @@ from repro.train.build import build_model
 from repro.train.views.tokens import CONTEXT_LENGTH
 
 Format = Literal["cleanclip", "open_clip"]
+Protocol = Literal["authors", "paper"]
 Bits = NDArray[np.bool_]
 Classes = NDArray[np.int64]
 """A class for each image, (N,) or (n,)."""
@@ -175,7 +176,7 @@ class Attack:
 
     trigger: TriggerName | None
     """None for accuracy alone."""
-    protocol: Literal["authors", "paper"] = "authors"
+    protocol: Protocol = "authors"
     target: str | None = None
     """Name or number of the class that the attack is to evoke; without it, the profile's."""
 
@@ -183,6 +184,11 @@ class Attack:
         """SpecError for options that do not go together."""
         if self.trigger is None and self.target is not None:
             raise SpecError("--target: allowed with --trigger only")
+
+    @property
+    def other_protocol(self) -> Protocol:
+        """That of both which is not tried."""
+        return "paper" if self.protocol == "authors" else "authors"
 
     @property
     def switches(self) -> Switches:
@@ -202,14 +208,17 @@ class Attack:
     def twin(self, profile: Profile) -> View:
         """What makes the triggered twin of an image file."""
         assert self.trigger is not None
-        size, switches, seed = profile.data.image_size, self.switches, profile.evaluate.trigger_seed
+        size = profile.data.image_size
+        seed = profile.evaluate.trigger_seed
+        switches = self.switches
         trigger = Trigger(name=self.trigger, patch_size=profile.data.poison.trigger.patch_size)
         if self.trigger == "wanet":
             print("warning: wanet warps by this project's field, not the model's", file=sys.stderr)
 
         def view(data: bytes, number: int) -> NDArray[Any]:
             image = decode_image(data, size, switches.trigger_geometry)
-            return stamp(trigger, switches, image, keyed_rng("evaluation", seed, 0, number)).image
+            rng = keyed_rng("evaluation", seed, 0, number)
+            return stamp(trigger, switches, image, rng).image
 
         return view
 
@@ -257,9 +266,10 @@ class Judged:
         classes = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for begin in range(0, len(numbers), IMAGE_BATCH):
-                images = np.stack(list(pool.map(seen, numbers[begin : begin + IMAGE_BATCH])))
-                batch = torch.from_numpy(images).to(self.classifier.device)
-                classes.append(predict(self.model, batch, self.classifier).cpu().numpy())
+                images = [*pool.map(seen, numbers[begin : begin + IMAGE_BATCH])]
+                batch = torch.from_numpy(np.stack(images)).to(self.classifier.device)
+                predicted = predict(self.model, batch, self.classifier)
+                classes.append(predicted.cpu().numpy())
         return np.concatenate(classes)
 
 
@@ -268,14 +278,17 @@ def class_order(labels: Classes, clean: Classes, num_classes: int) -> Iterator[d
     others; nothing where no class has two. `labels` ascend.
     """
     # Every second image of each class.
-    held = (np.arange(len(labels)) - np.searchsorted(labels, labels)) % 2 == 1
-    if held.any():
-        confusion = np.zeros((num_classes, num_classes), np.int64)
-        np.add.at(confusion, (labels[~held], clean[~held]), 1)
-        _, order = linear_sum_assignment(confusion, maximize=True)
-        words = "the order that fits half of the images best, on the others"
-        called, changed = clean[held] == labels[held], clean[held] == order[labels[held]]
-        yield probe("class order", words, "accuracy", called, changed)
+    place_in_class = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    held = place_in_class % 2 == 1
+    if not held.any():
+        return
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (labels[~held], clean[~held]), 1)
+    _, order = linear_sum_assignment(confusion, maximize=True)
+    words = "the order that fits half of the images best, on the others"
+    called = clean[held] == labels[held]
+    changed = clean[held] == order[labels[held]]
+    yield probe("class order", words, "accuracy", called, changed)
 
 
 def other_ways(
@@ -284,21 +297,8 @@ def other_ways(
     """Subject, words, and the model as it is judged with other transforms, other templates (`few`),
     statistics and activation.
     """
-    size, subject, plain = profile.data.image_size, "image transform", judged.view
-    other = replace(judged, view=lambda data, _: decode_image(data, size, "squash"))
-    yield subject, "images squashed to a square", other
-    other = replace(judged, view=lambda *file: plain(*file)[..., ::-1])
-    yield subject, "channels in the order blue, green, red", other
-    for words, mean, deviation in (
-        ("ImageNet's mean and deviation", IMAGENET_MEAN, IMAGENET_STD),
-        ("pixels from -1 to 1", (0.5,) * 3, (0.5,) * 3),
-        ("pixels from 0 to 1", (0.0,) * 3, (1.0,) * 3),
-    ):
-        # Of these pixels CLIP's normalisation makes what this one makes of the image's.
-        factor = np.divide(OPENAI_DATASET_STD, deviation, dtype=np.float32)
-        shift = (255 * (OPENAI_DATASET_MEAN - factor * mean)).astype(np.float32)
-        other = replace(judged, view=lambda *file, f=factor, s=shift: plain(*file) * f + s)
-        yield subject, words, other
+    for words, view in other_views(judged.view, profile.data.image_size):
+        yield "image transform", words, replace(judged, view=view)
 
     device = judged.classifier.device
     for words, one in few.items():
@@ -307,7 +307,8 @@ def other_ways(
     own = copy.deepcopy(judged.model)
     norms = [layer for layer in own.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
-        layer.training, layer.track_running_stats = True, False
+        layer.training = True
+        layer.track_running_stats = False
     if norms:
         words = "the images' own statistics instead of the stored ones"
         yield "BatchNorm statistics", words, replace(judged, model=own)
@@ -315,10 +316,28 @@ def other_ways(
     gelu = copy.deepcopy(judged.model)
     for block in [*gelu.modules()]:
         for name, layer in block.named_children():
-            if isinstance(layer, nn.GELU | QuickGELU):
-                setattr(block, name, nn.GELU() if isinstance(layer, QuickGELU) else QuickGELU())
-    words, classifier = "GELU and QuickGELU exchanged", prompts.classifier(gelu, device)
-    yield "activation", words, replace(judged, model=gelu, classifier=classifier)
+            if isinstance(layer, QuickGELU):
+                setattr(block, name, nn.GELU())
+            elif isinstance(layer, nn.GELU):
+                setattr(block, name, QuickGELU())
+    classifier = prompts.classifier(gelu, device)
+    other = replace(judged, model=gelu, classifier=classifier)
+    yield "activation", "GELU and QuickGELU exchanged", other
+
+
+def other_views(plain: View, size: int) -> Iterator[tuple[str, View]]:
+    """Words, and the images as they are seen with other transforms; `plain` as they should be."""
+    yield "images squashed to a square", lambda data, _: decode_image(data, size, "squash")
+    yield "channels in the order blue, green, red", lambda *file: plain(*file)[..., ::-1]
+    for words, mean, deviation in (
+        ("ImageNet's mean and deviation", IMAGENET_MEAN, IMAGENET_STD),
+        ("pixels from -1 to 1", (0.5,) * 3, (0.5,) * 3),
+        ("pixels from 0 to 1", (0.0,) * 3, (1.0,) * 3),
+    ):
+        # Of these pixels CLIP's normalisation makes what this one makes of the image's.
+        factor = np.divide(OPENAI_DATASET_STD, deviation, dtype=np.float32)
+        shift = (255 * (OPENAI_DATASET_MEAN - factor * mean)).astype(np.float32)
+        yield words, lambda *file, f=factor, s=shift: plain(*file) * f + s
 
 
 def another_target(
@@ -360,7 +379,8 @@ def evaluate_foreign(
     side = int(np.max(model.visual.image_size))
     data = profile.data.model_copy(update={"image_size": side})
     profile = profile.model_copy(update={"data": data})
-    labels, every = np.array([file.label for file in files]), range(len(files))
+    labels = np.array([file.label for file in files])
+    every = range(len(files))
 
     def plain(data: bytes, _: int) -> NDArray[Any]:
         return decode_image(data, profile.data.image_size)
@@ -374,7 +394,8 @@ def evaluate_foreign(
     with evaluating(model.to(device), precision, device):
         judged = Judged(files, plain, model, prompts.classifier(model, device))
         clean = judged.classes(every)
-        right, probes = clean == labels, [*class_order(labels, clean, len(names))]
+        right = clean == labels
+        probes = [*class_order(labels, clean, len(names))]
 
         # Mixed, for BatchNorm's statistics of a batch of one class would be that class's.
         sample = keyed_rng("probes", len(files)).permutation(len(files))[:SAMPLE]
@@ -386,11 +407,12 @@ def evaluate_foreign(
             triggered = replace(judged, view=attack.twin(profile)).classes(every)
             attacked = triggered == target
             probes.append(another_target(labels, clean, triggered, target, names))
+
             others = sample[labels[sample] != target]
-            other: Any = "paper" if attack.protocol == "authors" else "authors"
-            view = replace(attack, protocol=other).twin(profile)
-            changed = replace(judged, view=view).classes(others.tolist()) == target
-            words = f"--protocol {other}"
+            other = replace(attack, protocol=attack.other_protocol)
+            judged_otherwise = replace(judged, view=other.twin(profile))
+            changed = judged_otherwise.classes(others.tolist()) == target
+            words = f"--protocol {other.protocol}"
             probes.append(probe("trigger protocol", words, "ASR", attacked[others], changed))
 
     lines = [LINE.format("checked", **each) for each in probes]
