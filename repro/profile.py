@@ -186,7 +186,7 @@ def load_profile(
     profile = check(Profile, merged | {"name": name}, last, origins)
     problems = problems_of(profile, load_classnames(profile, specs), clean_runs(profile))
     if overrides is None:
-        # A study says itself what it makes.
+        # Who overrides says what is made: a study itself, `whole_profile` for the user.
         sizes = profile.data.cleaning_sizes
         problems += problems_of_use(profile, profile.pretrain.objectives, sizes)
     if problems:
@@ -248,8 +248,18 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def graph_profile(name: str) -> Profile:
     """The profile as the stages run it: with the overrides of params.yaml, if they are its own."""
-    overrides = overrides_of(name)
-    return load_profile(name, overrides=overrides or None, source=f"{PARAMS}: overrides")
+    return whole_profile(name, overrides_of(name), f"{PARAMS}: overrides")
+
+
+def whole_profile(name: str, overrides: Mapping[str, Any], source: str) -> Profile:
+    """The profile with overrides of the user's, of which, unlike a study's, everything is made."""
+    if not overrides:
+        return load_profile(name)
+    profile = load_profile(name, overrides=overrides, source=source)
+    sizes = profile.data.cleaning_sizes
+    if problems := problems_of_use(profile, profile.pretrain.objectives, sizes):
+        raise problem_list(source, problems, {})
+    return profile
 
 
 def departures(profile: Profile) -> list[str]:

@@ -32,10 +32,10 @@ from repro.profile import (
     PARAMS,
     chosen_profile,
     clean_runs,
-    load_profile,
     overrides_of,
     parse_override,
     pretrain_runs,
+    whole_profile,
 )
 from repro.runs.run import among, place_of
 from repro.runs.signals import CALLER, STOP_SIGNALS
@@ -103,7 +103,7 @@ def reproduce(
     name = chosen_profile(profile)
     overrides = overrides_of(name) | dict(map(parse_override, sets))
     source = "--set" if sets else f"{PARAMS}: overrides"
-    chosen = load_profile(name, overrides=overrides or None, source=source)
+    chosen = whole_profile(name, overrides, source)
     anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"

@@ -49,6 +49,29 @@ def test_a_wrong_override_is_named_with_its_value_and_what_is_allowed(
     assert any(word in line for word in ("allowed", "should be", "expected")), line
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("clean.warmup_steps=4", "clean.warmup_steps: 4 (allowed: 0 to 3, the run's steps)"),
+        ("data.cleaning_sizes.100k=97", "100k: 97 (allowed: 1 to 96, the pairs of 200k)"),
+    ],
+)
+def test_values_of_ones_own_fit_each_other_as_those_of_a_profile_do(
+    here: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+) -> None:
+    """For one call and in params.yaml: all of the profile is made, unlike a study's."""
+    Path("params.yaml").write_text("profile: smoke\n")
+    assert main(["reproduce", "smoke", "--set", override]) == 2
+    problem = capsys.readouterr().err
+    assert problem.startswith("repro: --set: 1 problem(s)\n")
+    assert said in problem
+
+    field, _, value = override.partition("=")
+    Path("params.yaml").write_text(f"profile: smoke\noverrides: {{{field}: {value}}}\n")
+    with pytest.raises(SpecError, match=rf"params\.yaml: overrides: 1 .*\n.*{re.escape(said)}"):
+        graph_profile("smoke")
+
+
 def test_overrides_are_those_of_the_profile_beside_them(here: Path) -> None:
     Path("params.yaml").write_text(
         "profile: smoke\noverrides: {clean: {warmup_steps: 2}, pretrain.seeds: [7]}\n"
