@@ -38,9 +38,9 @@ def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
 
 
-def header(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """The block before a member `0.jpg`, with the field of its size as it is given."""
-    info = tarfile.TarInfo("0.jpg")
+def header(size: bytes, kind: bytes = tarfile.REGTYPE, name: str = "0.jpg") -> bytes:
+    """The block before a member, with the field of its size as it is given."""
+    info = tarfile.TarInfo(name)
     info.type = kind
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
     block[124:136] = size.ljust(12, b"\0")
@@ -54,11 +54,23 @@ def test_hostile_headers_lose_their_shard_alone(tmp_path):
     whole = write_tar(tmp_path / "00000.tar", pair(0)).read_bytes()
     negative = header((2**96 - 512).to_bytes(12, "big"))
     deep = header(b"0", tarfile.XHDTYPE) * 2000
-    for number, content in enumerate((negative, deep, whole.rstrip(b"\0") + deep), start=1):
+    row = whole[: 6 * 512]
+    for number, content in enumerate((negative, deep, row + deep), start=1):
         (tmp_path / f"0000{number}.tar").write_bytes(content + bytes(1024))
     index, found = read_shards(tmp_path)
     assert list(index.captions) == ["caption 0"]
     assert found.shards["read"] == 4
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", [-512, -100])
+def test_a_negative_size_neither_holds_up_nor_is_read(tmp_path, size):
+    """By the first, the next header is the member's own, over and over."""
+    caption = header(b"5", name="0.txt") + b"words".ljust(512, b"\0")
+    path = tmp_path / "0.tar"
+    path.write_bytes(caption + header((2**96 + size).to_bytes(12, "big")) + bytes(1024))
+    members, _ = tars.tar_members(path)
+    assert [member.name for member in members] == ["0.txt"]
 
 
 def test_a_shard_that_cannot_be_read_is_named(tmp_path, monkeypatch):

@@ -223,11 +223,16 @@ def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
         # A header that extends the next one is read in it: a long row of them goes too deep.
         return [], "not_a_tar"
 
-    members = []
+    members: list[tarfile.TarInfo] = []
     size = path.stat().st_size
     with archive, path.open("rb") as file:
         try:
+            place = 0
             for member in archive:
+                # Behind a negative size tarfile would read the same headers again, for ever.
+                if archive.offset <= place:
+                    return members, "truncated"
+                place = archive.offset
                 inside = 0 <= member.size <= size - member.offset_data
                 if member.isreg() and not member.issparse() and inside:
                     members.append(member)
