@@ -152,6 +152,20 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
 
 
 @pytest.mark.slow
+def test_in_a_fresh_clone_the_documented_command_says_what_would_run(
+    root: Path, project: Path
+) -> None:
+    pattern = r"In a fresh clone, `(dvc [^`]+)` says what would run"
+    [command] = re.findall(pattern, (root / "docs/usage.md").read_text())
+    said = shell(project, command, project)
+    names = [model.replace(" ", "-") for model in MODELS]
+    stages = [f"{stage}@mini-{name}" for stage in ("pretrain", "clean") for name in names]
+    for stage in ("resolve@mini", "data@mini", "poison@mini-cc3m", *stages, "report@mini"):
+        assert f"{stage}:\n" in said
+    assert not (project / "ran.log").exists()
+
+
+@pytest.mark.slow
 def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -> None:
     """DVC rewrites params.yaml alone, and keeps its comments."""
     params = complete / "params.yaml"
