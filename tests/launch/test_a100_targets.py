@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from repro.profile import load_profile, profile_names
 from tests.launch.test_a100 import blocks
+from tests.repo.test_graph import recipe
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,15 @@ def test_every_stage_and_output_asked_of_dvc_exists(root: Path, graph: dict[str,
         for choice in inner.split(",") if rest else [""]:
             pattern = re.escape(f"{head}{choice}{tail}").replace(r"\*", "[^/]+")
             assert any(re.fullmatch(pattern, out) for out in outs), name
+
+
+def test_a_clone_gets_the_report_by_the_commands_of_the_recipe_that_is_tried(root: Path) -> None:
+    """tests/repo/test_graph.py tries that of docs/usage.md."""
+    publish = (root / "docs/a100.md").read_text().partition("## 6. Publish")[2]
+    commands = [line.partition(" #")[0].strip() for line in recipe(root, 1).splitlines()]
+    assert "dvc pull report" in commands
+    for part in (*commands, "dvc.lock", "params.yaml", "report/metrics/paper.json"):
+        assert part in publish
 
 
 def test_every_profile_and_module_that_is_named_is_there(root: Path) -> None:

@@ -208,6 +208,8 @@ def shared(
     folder, remotes = (tmp_path_factory.mktemp(name) for name in ("shared", "remotes"))
     shutil.copytree(first_call[0], folder, symlinks=True, dirs_exist_ok=True)
     shell(folder, recipe(root, 0), remotes)
+    # Only what the recipe adds is committed of these.
+    (folder / ".git/info/exclude").write_text("/dvc.lock\n/params.yaml\n")
     commit(folder)
     return folder, remotes
 
