@@ -108,8 +108,9 @@ def test_the_first_help_lists_every_command_under_a_heading_but_internal_ones(
     assert EXIT in shown
 
 
-def test_the_profile_is_that_of_params_wherever_none_is_named(root: Path) -> None:
+def test_the_profile_is_that_of_params_wherever_none_is_named(here: Path, root: Path) -> None:
     """The graph's objectives too are those of dvc.yaml."""
+    Path("params.yaml").write_text("profile: night\n")
     for name, command in commands.commands.items():
         options = {param.name for param in command.params}
         if "profile" in options and name != "reproduce":
@@ -118,7 +119,7 @@ def test_the_profile_is_that_of_params_wherever_none_is_named(root: Path) -> Non
             words += ["pretrain"] * (name == "run-one")
             if name == "evaluate":
                 words = ["--checkpoint", "c", "--format", "open_clip", "--images", "i"]
-            assert command.make_context(name, words).params["profile"] == "mini", name
+            assert command.make_context(name, words).params["profile"] == "night", name
     graph = read_yaml(root / "dvc.yaml")["stages"]
     assert graph["pretrain"]["matrix"]["objective"] == list(GRAPH_OBJECTIVES)
 

@@ -140,6 +140,10 @@ FIELDS: dict[str, tuple[Any, str]] = {
         999.0,
         "should be less than or equal to 10 (got 999",
     ),
+    "pretrain.objectives.mmcl_ssl.learning_rate": (
+        1e-300,
+        "should be greater than or equal to 0.000000001 (got 1e-300",
+    ),
     "pretrain.model.vision.width": (10**6, "should be less than or equal to 16384 (got 1000000)"),
     "clean.stop_early": ({"epochs": 2, "asr": 0.5}, "epochs: 2 (allowed: 1 to clean.epochs = 1)"),
     "clean.cells.²": ({"losses": ["ssl"]}, "clean.cells.²: no such entry (allowed: 0, 1, *)"),

@@ -92,6 +92,16 @@ def test_runs_whose_record_could_not_be_written_are_counted(
     assert "tracking: no record in sacred/smoke: Not a directory" in logs
 
 
+def test_what_records_will_lack_is_said_before_the_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "commit_notice", lambda: "records name no commit: why")
+    run_all([], stub_inputs)
+    *_, notice, counts = capsys.readouterr().out.splitlines()
+    assert notice.endswith("records name no commit: why")
+    assert counts.endswith("0 runs to make, 0 are up to date")
+
+
 def test_a_file_system_without_locks_is_named_before_anything_runs(
     root: Path,
     profile: Profile,

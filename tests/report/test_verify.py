@@ -80,6 +80,18 @@ def test_an_edited_row_is_no_number_of_a_report(light: Path) -> None:
     assert "num_correct" in line
 
 
+def test_an_archive_that_is_not_the_committed_one_is_named(light: Path) -> None:
+    """Though the report follows from it, as one that was built after the edit."""
+    archive = "results/studies/seeds.jsonl.gz"
+    lock = {"stages": {"study@seeds": {"outs": [{"path": archive, "md5": "0" * 32}]}}}
+    Path("dvc.lock").write_text(json.dumps(lock))
+    report_stage("mini")
+    (line,) = verify(REPORT / "report.json")
+    assert line.startswith(f"{archive}: not the file that is known to dvc.lock")
+    with pytest.raises(LedgerError, match=r"1 problem.*\n  results/studies/seeds.jsonl.gz: not"):
+        release("mini")
+
+
 def test_a_file_that_is_no_report_is_a_finding_and_a_missing_one_an_error(copy: Path) -> None:
     path = copy / "report.json"
     for content in ("", "{", "[]", '{"profile": 3}'):
