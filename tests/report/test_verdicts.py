@@ -27,12 +27,13 @@ from repro.report.contrasts import (
 from repro.report.judgements import (
     METRICS,
     JudgedClaim,
+    OwnValue,
     combine,
     contrast_of,
     judged_claims,
     own_values,
 )
-from repro.report.measures import Context, Value, hull_mean, lost_at_cap
+from repro.report.measures import Context, Evaluations, Value, hull_mean, lost_at_cap
 from repro.report.reading import ERRATA
 from repro.report.resistance import mechanism
 from repro.report.studies import read_study_results
@@ -59,7 +60,8 @@ def claims() -> Claims:
 @pytest.fixture(scope="module")
 def archive() -> pd.DataFrame:
     names = ("control", "dose", "maturity", "seeds")
-    frames = [of.frame for of in read_study_results("mini") if of.name in names]
+    results = read_study_results("mini")
+    frames = [study.frame for study in results if study.name in names]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -72,14 +74,19 @@ def mini(archive: pd.DataFrame, claims: Claims) -> Verdicts:
 def measure(found: list[MeasureVerdict], name: str) -> dict[Any, CellVerdict]:
     """Cells of a measure by dataset and size, `pooled` among them."""
     (of,) = (item for item in found if item.measure == name)
-    cells = {(cell.dataset, cell.clean_size): cell for cell in of.cells}
     assert of.pooled is not None
-    return {**cells, "pooled": of.pooled}
+    cells: dict[Any, CellVerdict] = {"pooled": of.pooled}
+    for cell in of.cells:
+        cells[cell.dataset, cell.clean_size] = cell
+    return cells
 
 
 def shown(of: Estimate, scale: float = 100, digits: int = 1) -> tuple[float, float, float]:
+    """Mean and interval as a table shows them."""
     assert of.interval is not None
-    return tuple(round(scale * value, digits) for value in (of.mean, *of.interval))  # type: ignore[return-value]
+    low, high = of.interval
+    mean, low, high = (round(scale * value, digits) for value in (of.mean, low, high))
+    return mean, low, high
 
 
 PRINTED = {
@@ -105,28 +112,40 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     corrected = [lost[cell].p_holm for cell in CELLS]
     assert [round(p or 0, 3) for p in corrected] == [0.029, 0.011, 0.067]
     assert lost["cc3m", "100k"].verdict == "not tested (control not run)"
-    assert lost["cc6m", "200k"].verdict == "undecided"
+    assert lost["cc6m", "100k"].marks == ["MMCL + SSL best at highest rate on 2/5 seeds"]
+    largest = lost["cc6m", "200k"]
+    assert largest.verdict == "undecided"
 
     # The twin loses 2.1 points more at the same rates and steps, on three seeds.
-    control = lost["cc6m", "200k"].control
-    assert control is not None and control.holds and control.twin is not None
+    control = largest.control
+    assert control is not None
+    assert control.holds
+    assert control.twin is not None
     assert shown(control.twin) == (-2.1, -5.7, 1.5)
-    assert [control.loss and round(control.loss.mean, 3), control.cleaned] == [0.049, 5]
-    ssl = lost["cc6m", "200k"].control_ssl
-    assert ssl is not None and ssl.twin is not None and shown(ssl.twin) == (0.4, -9.6, 10.5)
+    assert control.loss is not None
+    assert round(control.loss.mean, 3) == 0.049
+    assert control.cleaned == 5
+
+    with_ssl = largest.control_ssl
+    assert with_ssl is not None
+    assert with_ssl.twin is not None
+    assert shown(with_ssl.twin) == (0.4, -9.6, 10.5)
 
     rates = measure(mini.exploratory, "rate_doublings")
     assert {cell.verdict for cell in rates.values()} == {"supported"}
     assert rates["cc6m", "100k"].difference.at_least
-    assert lost["cc6m", "100k"].marks == ["MMCL + SSL best at highest rate on 2/5 seeds"]
-    assert (rates["cc3m", "100k"].marks, rates["cc6m", "200k"].marks) == (["weak backdoor"], [])
+    assert rates["cc3m", "100k"].marks == ["weak backdoor"]
+    assert rates["cc6m", "200k"].marks == []
 
     # The MMCL + SSL model is the more accurate one after cleaning.
-    deployed = measure(mini.exploratory, "accuracy_at_cap")["cc6m", "200k"].difference
-    assert shown(deployed) == (5.9, 0.1, 11.8)
+    deployed = measure(mini.exploratory, "accuracy_at_cap")["cc6m", "200k"]
+    assert shown(deployed.difference) == (5.9, 0.1, 11.8)
     # Two seeds of CC6M, 100K, have no test, which counts in the family of three.
-    assert measure(mini.exploratory, "accuracy_at_cap")["cc6m", "200k"].verdict == "undecided"
-    assert (mini.confirmed, mini.confirmed_seeds, len(mini.planned_seeds)) == (None, [], 10)
+    assert deployed.verdict == "undecided"
+
+    assert mini.confirmed is None
+    assert mini.confirmed_seeds == []
+    assert len(mini.planned_seeds) == 10
 
 
 def test_the_loss_at_the_start_ranks_models(archive: pd.DataFrame, mini: Verdicts) -> None:
@@ -143,19 +162,27 @@ def curve(needs: float, costs: float = 0.0, noise: float = 0.0) -> Any:
 
     def outcome(objective: str, seed: int, rate: float) -> tuple[float, float]:
         generator = np.random.default_rng([seed, objective == "mmcl"])
-        shift = noise * generator.standard_normal() + (needs if objective == "mmcl_ssl" else 0)
+        shift = noise * generator.standard_normal()
+        if objective == "mmcl_ssl":
+            shift += needs
         doublings = math.log2(rate / 1.5e-4) - shift
-        return 0.4 * (1 - costs * math.log2(rate / 1e-4)), 1 / (1 + 19 * 4**doublings)
+        accuracy = 0.4 * (1 - costs * math.log2(rate / 1e-4))
+        asr = 1 / (1 + 19 * 4**doublings)
+        return accuracy, asr
 
     return outcome
+
+
+def evaluations_of(*frames: pd.DataFrame) -> Evaluations:
+    """Evaluations of several arms."""
+    return evaluated(pd.concat(frames, ignore_index=True))
 
 
 def made(outcome: Any, claims: Claims, seeds: int = 6, **options: Any) -> list[MeasureVerdict]:
     """Verdicts on one arm, whose never-poisoned twin loses as much at each rate."""
     of = arm(outcome, range(seeds), **options)
     twin = arm(outcome, range(seeds), "made/twin", objectives=["mmcl"], **options)
-    frame = pd.concat([of, twin], ignore_index=True)
-    return cell_verdicts(evaluated(frame), ONE, claims.rules, "exact")
+    return cell_verdicts(evaluations_of(of, twin), ONE, claims.rules, "exact")
 
 
 def test_a_shift_of_two_doublings_is_supported_and_costs_what_a_rate_costs(claims: Claims) -> None:
@@ -180,28 +207,37 @@ def test_a_shift_of_two_doublings_is_supported_and_costs_what_a_rate_costs(claim
 
 
 def test_a_measure_that_speaks_against_the_paper_supports_nothing(claims: Claims) -> None:
-    found = made(lambda objective, *of: curve(0)(objective, *of), claims)
-    words = {cell.verdict for cell in measure(found, "accuracy_at_cap").values()}
-    assert words == {"MMCL + SSL not higher"}
-
     def better(objective: str, seed: int, rate: float) -> tuple[float, float]:
         accuracy, asr = curve(0, noise=0.1)(objective, seed, rate)
-        return accuracy + (0.05 + 0.001 * seed) * (objective == "mmcl_ssl"), asr
+        if objective == "mmcl_ssl":
+            accuracy += 0.05 + 0.001 * seed
+        return accuracy, asr
 
-    words = {cell.verdict for cell in measure(made(better, claims), "accuracy_at_cap").values()}
-    assert words == {"MMCL + SSL higher"}
+    def words(outcome: Any) -> set[str]:
+        cells = measure(made(outcome, claims), "accuracy_at_cap")
+        return {cell.verdict for cell in cells.values()}
+
+    assert words(curve(0)) == {"MMCL + SSL not higher"}
+    assert words(better) == {"MMCL + SSL higher"}
 
 
 def test_a_measure_that_is_younger_than_the_rules_is_exploratory(claims: Claims) -> None:
-    rules = claims.rules
-    young = rules.measures["lost_at_cap"].model_copy(update={"fixed": date(2026, 12, 1)})
-    rules = rules.model_copy(update={"measures": {**rules.measures, "lost_at_cap": young}})
+    measures = dict(claims.rules.measures)
+    measures["lost_at_cap"] = measures["lost_at_cap"].model_copy(
+        update={"fixed": date(2026, 12, 1)}
+    )
+    rules = claims.rules.model_copy(update={"measures": measures})
     frame = evaluated(arm(curve(2, noise=0.1), range(6)))
+
     found = cell_verdicts(frame, ONE, rules, "proxy", confirmed=True)
+
     fixed = {of.measure: of.fixed for of in found}
-    assert (fixed["lost_at_cap"], fixed["rate_doublings"]) == ("exploratory", "2026-11-27")
-    assert all(LATER in cell.marks for cell in measure(found, "lost_at_cap").values())
-    assert not any(LATER in cell.marks for cell in measure(found, "rate_doublings").values())
+    assert fixed["lost_at_cap"] == "exploratory"
+    assert fixed["rate_doublings"] == "2026-11-27"
+    young = measure(found, "lost_at_cap").values()
+    assert all(LATER in cell.marks for cell in young)
+    old = measure(found, "rate_doublings").values()
+    assert not any(LATER in cell.marks for cell in old)
 
 
 def test_a_shift_too_small_to_count_is_refuted_or_negligible(claims: Claims) -> None:
@@ -214,11 +250,13 @@ def test_a_shift_too_small_to_count_is_refuted_or_negligible(claims: Claims) -> 
 def test_a_grid_that_ends_early_supports_and_refutes_nothing(claims: Claims) -> None:
     """No rate cleans MMCL + SSL models, and rates cost nothing: the loss is a lower bound of 0."""
     found = made(curve(9, noise=0.1), claims)
-    lost, rates = measure(found, "lost_at_cap"), measure(found, "rate_doublings")
-    assert lost["pooled"].difference.at_least and lost["pooled"].difference.mean == 0
-    assert lost["pooled"].verdict == "undecided"
-    assert rates["pooled"].difference.at_least
-    assert rates["pooled"].mmcl_ssl.mean == math.log2(GRID[-1])
+    lost = measure(found, "lost_at_cap")["pooled"]
+    assert lost.difference.at_least
+    assert lost.difference.mean == 0
+    assert lost.verdict == "undecided"
+    rates = measure(found, "rate_doublings")["pooled"]
+    assert rates.difference.at_least
+    assert rates.mmcl_ssl.mean == math.log2(GRID[-1])
 
     # A grid that ends before it cleans either model tests nothing.
     short = made(curve(2, noise=0.1), claims, rates=GRID[:1])
@@ -229,34 +267,40 @@ def test_an_upper_bound_supports_nothing(claims: Claims) -> None:
     """No rate cleans the MMCL model of one seed of six, which alone would be far harder."""
 
     def outcome(objective: str, seed: int, rate: float) -> tuple[float, float]:
-        stuck = objective == "mmcl" and seed == 0
-        return (0.4, 0.9) if stuck else curve(2, noise=0.1)(objective, seed, rate)
+        if objective == "mmcl" and seed == 0:
+            return 0.4, 0.9
+        return curve(2, noise=0.1)(objective, seed, rate)  # type: ignore[no-any-return]
 
     rates = measure(made(outcome, claims), "rate_doublings")
-    lower = rates["pooled"].difference.lower
-    assert rates["pooled"].difference.at_most and lower is not None and lower > 0
+    difference = rates["pooled"].difference
+    assert difference.at_most
+    assert difference.lower is not None
+    assert difference.lower > 0
     assert {cell.verdict for cell in rates.values()} == {"undecided"}
 
 
 def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(claims: Claims) -> None:
-    of = arm(curve(2, costs=0.2), range(5))
-    alone = cell_verdicts(evaluated(of), ONE, claims.rules, "exact")
+    def verdicts_on(*frames: pd.DataFrame) -> list[MeasureVerdict]:
+        return cell_verdicts(evaluations_of(*frames), ONE, claims.rules, "exact")
+
+    costly = arm(curve(2, costs=0.2), range(5))
+    alone = verdicts_on(costly)
     assert measure(alone, "lost_at_cap")["pooled"].verdict == "not tested (control not run)"
     assert measure(alone, "rate_doublings")["pooled"].verdict.startswith("supported")
 
     # The twin loses nothing where the MMCL model loses a fifth.
     twin = arm(curve(0), range(5), "made/twin", objectives=["mmcl"])
-    both = evaluated(pd.concat([of, twin], ignore_index=True))
-    worse = cell_verdicts(both, ONE, claims.rules, "exact")
+    worse = verdicts_on(costly, twin)
     assert measure(worse, "lost_at_cap")["pooled"].verdict == "not tested (control failed)"
 
     # Without a twin a model that loses hardly anything is the paper's own control.
-    gain = cell_verdicts(evaluated(arm(curve(2), range(5))), ONE, claims.rules, "exact")
+    gain = verdicts_on(arm(curve(2), range(5)))
     control = measure(gain, "lost_at_cap")["cc3m", "100k"].control
-    assert control is not None and control.holds and control.twin is None
+    assert control is not None
+    assert control.holds
+    assert control.twin is None
 
-    clean = arm(curve(2), range(5), start=(0.4, 0.0))
-    none = cell_verdicts(evaluated(clean), ONE, claims.rules, "exact")[0]
+    none = verdicts_on(arm(curve(2), range(5), start=(0.4, 0.0)))[0]
     assert none.verdict == "not tested (control failed)"
     assert none.cells[0].reason == "the MMCL models have no backdoor"
 
@@ -267,69 +311,96 @@ def test_a_verdict_holds_only_against_all_comparators(claims: Claims) -> None:
     def hard(_: Any, seed: int, rate: float) -> tuple[float, float]:
         return curve(2, noise=0.1)("mmcl_ssl", seed + 50, rate)  # type: ignore[no-any-return]
 
+    first = arm(curve(2, noise=0.1), range(6))
     second = arm(hard, range(6), "made/hard", objectives=["mmcl"])
-    frame = pd.concat([arm(curve(2, noise=0.1), range(6)), second], ignore_index=True)
     arms = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up", "hard": "made/hard"})
-    judged = cell_verdicts(evaluated(frame), arms, claims.rules, "exact")
+
+    judged = cell_verdicts(evaluations_of(first, second), arms, claims.rules, "exact")
+
     (rates,) = (of for of in judged if of.measure == "rate_doublings")
     assert {(cell.comparator, cell.alone, cell.verdict) for cell in rates.cells} == {
         ("up", "supported, of the paper's size", "undecided"),
         ("up", "supported, smaller than the paper's", "undecided"),
         ("hard", "refuted", "undecided"),
     }
-    assert rates.pooled is not None and "against hard: refuted" in rates.pooled.reason
+    assert rates.pooled is not None
+    assert "against hard: refuted" in rates.pooled.reason
 
 
 def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Claims) -> None:
     planned = claims.rules.seeds["mini"]
+    arms = claims.comparisons.confirmed["mini"]
+    secondary = claims.rules.secondary
+    names = {arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins}
+    names |= {f"{of.study}/{of.variant}" for of in secondary.values()}
+    frames = [arm(curve(2, noise=0.1), planned, name) for name in sorted(names)]
+    evaluations = evaluations_of(*frames)
+    done = dict.fromkeys([of.study for of in secondary.values()], planned)
+    done["confirmation"] = planned
 
-    def frame(seeds: list[int]) -> pd.DataFrame:
-        arms = claims.comparisons.confirmed["mini"]
-        names = {arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins}
-        secondary = {f"{of.study}/{of.variant}" for of in claims.rules.secondary.values()}
-        arms_of = [arm(curve(2, noise=0.1), seeds, name) for name in sorted(names | secondary)]
-        return pd.concat(arms_of, ignore_index=True)
+    def with_seeds(archived: dict[str, list[int]]) -> Verdicts:
+        return verdicts(evaluations, claims, "mini", archived, "proxy")
 
-    studies = {of.study for of in claims.rules.secondary.values()} | {"confirmation"}
-    done = dict.fromkeys(studies, planned)
-    lack = {**done, "confirmation": planned[:-1]}
-    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack, "proxy")
-    assert (partial.confirmed, partial.confirmed_seeds) == (None, planned[:-1])
-    whole = verdicts(evaluated(frame(planned)), claims, "mini", done, "proxy")
-    assert whole.confirmed and {of.fixed for of in whole.confirmed} == {"2026-11-27"}
-    assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
-    assert whole.arms == claims.comparisons.confirmed["mini"]
-    assert [of.name for of in whole.secondary] == list(claims.rules.secondary)
-    lack = {**done, claims.rules.secondary["matched"].study: planned[:-1]}
-    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack, "proxy")
-    assert (len(partial.secondary), partial.arms.twins) == (1, ["confirmation/twin_mmcl"])
+    partial = with_seeds(done | {"confirmation": planned[:-1]})
+    assert partial.confirmed is None
+    assert partial.confirmed_seeds == planned[:-1]
+
+    whole = with_seeds(done)
+    assert whole.confirmed
+    assert {of.fixed for of in whole.confirmed} == {"2026-11-27"}
+    comparators = {cell.comparator for cell in whole.confirmed[0].cells}
+    assert comparators == {"confirmed", "norm_groups_64"}
+    assert whole.arms == arms
+    assert [of.name for of in whole.secondary] == list(secondary)
+
+    partial = with_seeds(done | {secondary["matched"].study: planned[:-1]})
+    assert len(partial.secondary) == 1
+    assert partial.arms.twins == ["confirmation/twin_mmcl"]
 
 
 def test_power_grows_with_seeds_and_a_true_zero_is_supported_in_one_of_twenty_draws() -> None:
     """Some of three cells; two standard errors of a share of 5% in 1,000 draws are 1.4%."""
 
-    def supported(mean: float, seeds: int) -> float:
-        draws = np.random.default_rng(seeds).normal(mean, 5, (1000, 3, seeds)).tolist()
-        found = [holm([p_above(cell) for cell in draw]) for draw in draws]
-        return float(np.mean([any(p is not None and p <= 0.05 for p in of) for of in found]))
+    def is_supported(draw: list[list[float]]) -> bool:
+        corrected = holm([p_above(cell) for cell in draw])
+        return any(p is not None and p <= 0.05 for p in corrected)
 
-    assert max(supported(0, seeds) for seeds in (3, 5, 10, 20)) <= 0.064
-    power = [supported(5, seeds) for seeds in (3, 5, 10, 20)]
-    assert power == sorted(power) and power[0] < 0.5 and power[-1] > 0.99
+    def supported(mean: float) -> list[float]:
+        """The share of draws that are supported, by number of seeds."""
+        shares = []
+        for seeds in (3, 5, 10, 20):
+            generator = np.random.default_rng(seeds)
+            draws = generator.normal(mean, 5, (1000, 3, seeds)).tolist()
+            shares.append(float(np.mean([is_supported(draw) for draw in draws])))
+        return shares
+
+    assert max(supported(0)) <= 0.064
+    power = supported(5)
+    assert power == sorted(power)
+    assert power[0] < 0.5
+    assert power[-1] > 0.99
 
 
 def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     values = [0.1, 0.3, 0.2, 0.5]
     found = estimate({seed: Value(value) for seed, value in enumerate(values)})
-    expected = stats.ttest_1samp(values, 0, alternative="greater")
-    assert p_above(values) == pytest.approx(expected.pvalue)
-    assert found.lower == pytest.approx(expected.confidence_interval(0.95).low)
+
+    above = stats.ttest_1samp(values, 0, alternative="greater")
+    assert p_above(values) == pytest.approx(above.pvalue)
+    assert found.lower == pytest.approx(above.confidence_interval(0.95).low)
     both_sides = stats.ttest_1samp(values, 0).confidence_interval()
     assert found.interval == pytest.approx(tuple(both_sides))
+
     assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.09, 0.04, None, 0.09])
-    assert (estimate({0: Value(1.0), 1: Value(2.0)}).interval, p_above([1.0, 2.0])) == (None, None)
-    wide = 2 * stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1.25)
-    assert np.ptp(student(values, 0.95, further=1)) == pytest.approx(wide)
+
+    # Two seeds are too few.
+    assert estimate({0: Value(1.0), 1: Value(2.0)}).interval is None
+    assert p_above([1.0, 2.0]) is None
+
+    # An interval for the mean of one further seed is wider.
+    quantile = stats.t.ppf(0.975, 3)
+    width = 2 * quantile * np.std(values, ddof=1) * math.sqrt(1.25)
+    assert np.ptp(student(values, 0.95, further=1)) == pytest.approx(width)
 
 
 def test_a_negative_weight_turns_a_bound_round() -> None:
@@ -374,18 +445,27 @@ def test_the_frontier_is_a_concave_hull_that_stays_at_its_peak() -> None:
 
 
 def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Claims) -> None:
-    outcome = curve(2, noise=0.3)
-    frame = pd.concat([arm(outcome, range(6)), arm(curve(2), [3], "/")], ignore_index=True)
-    found = list(own_values(evaluated(frame), ONE, claims.rules))
-    assert {of.measure for of in found} == {*claims.rules.measures}
-    assert {len(of.archived) for of in found} == {5}, "without the own run's seed"
-    assert all(of.inside for of in found if of.measure == "rate_doublings")
-    frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")])
-    far = own_values(evaluated(frame), ONE, claims.rules)
+    archived = arm(curve(2, noise=0.3), range(6))
+
+    def own(frame: pd.DataFrame) -> list[OwnValue]:
+        return list(own_values(evaluated(frame), ONE, claims.rules))
+
+    near = own(pd.concat([archived, arm(curve(2), [3], "/")], ignore_index=True))
+    assert {of.measure for of in near} == {*claims.rules.measures}
+    assert {len(of.archived) for of in near} == {5}, "without the own run's seed"
+    assert all(of.inside for of in near if of.measure == "rate_doublings")
+
+    frame = pd.concat([archived, arm(curve(9), [3], "/")])
+    far = own(frame)
     assert any(not of.inside for of in far if of.of == "mmcl_ssl")
-    half_done = evaluated(frame[(frame.study != "") | (frame.learning_rate != GRID[-1])])
-    found = [of for of in own_values(half_done, ONE, claims.rules) if of.of == "mmcl_ssl"]
-    rates = [max(of.archived) for of in found if of.measure == "rate_doublings"]
+
+    is_own = frame.study == ""
+    half_done = own(frame[~is_own | (frame.learning_rate != GRID[-1])])
+    rates = [
+        max(of.archived)
+        for of in half_done
+        if of.of == "mmcl_ssl" and of.measure == "rate_doublings"
+    ]
     assert max(rates) <= math.log2(GRID[-2]), "at the rates that both have"
 
 
@@ -396,7 +476,8 @@ def claim(claims: Claims, **changed: Any) -> Claim:
 
 
 def test_the_file_has_the_papers_numbers_and_says_when_each_claim_was_fixed(claims: Claims) -> None:
-    assert len(claims.claims) == 22 and len(claims.errata) == 22
+    assert len(claims.claims) == 22
+    assert len(claims.errata) == 22
     assert {of.metric for of in claims.claims} == set(METRICS)
     moved = [of.id for of in claims.claims if of.fixed]
     assert moved == ["poison-in-the-cleaning-set", "adding-ssl-hardens"]
@@ -471,7 +552,7 @@ def judged(
     """All claims on the report's own runs, in which MMCL and SSL alone clean like both."""
     frame = arm(outcome, range(seeds), "/", **options)
     losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
-    evaluations = evaluated(pd.concat([frame, *losses], ignore_index=True))
+    evaluations = evaluations_of(frame, *losses)
     found = verdicts(evaluations, claims, "smoke", {}, "exact")
     claims_found = judged_claims(evaluations, claims, found, "exact")
     return {claim.id: claim for claim in claims_found}
@@ -491,15 +572,20 @@ def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     # The interval of the last one has no width, at zero.
     supported |= {"ssl-finetuning-lowers-asr", "ssl-raises-accuracy"}
     assert {verdict[name] for name in supported} == {"supported"}
-    assert verdict["drop-90-200k"] == verdict["start-accuracy-cc3m"] == "undecided"
+    assert verdict["drop-90-200k"] == "undecided"
+    assert verdict["start-accuracy-cc3m"] == "undecided"
     assert verdict["mmcl-finetuning-keeps-asr"] == "refuted"
     assert verdict["poison-in-the-cleaning-set"] == "not run"
 
     # The best evaluation is the only one, and so the last of its run.
     (cell, _) = found["more-epochs-do-not-hurt"].evidence
-    assert (cell.verdict, cell.estimate, cell.without) == ("undecided", None, 4)
-    assert found["drop-45-cc6m"].evidence[0].estimate is not None
-    assert found["drop-45-cc6m"].expect == "45% within 10 points"
+    assert cell.verdict == "undecided"
+    assert cell.estimate is None
+    assert cell.without == 4
+
+    drop = found["drop-45-cc6m"]
+    assert drop.evidence[0].estimate is not None
+    assert drop.expect == "45% within 10 points"
 
 
 def test_failure_is_no_evidence_where_mmcl_models_fail_as_well(claims: Claims) -> None:
@@ -512,5 +598,7 @@ def test_failure_is_no_evidence_where_mmcl_models_fail_as_well(claims: Claims) -
 def test_a_model_that_no_rate_cleans_is_a_lower_bound_and_no_success(claims: Claims) -> None:
     found = judged(claims, lambda *_: (0.24, 0.5), start=(0.24, 0.995))
     (cell, _) = found["mmcl-cleans"].evidence
-    assert cell.estimate is not None and (cell.estimate.mean, cell.estimate.at_least) == (0, True)
+    assert cell.estimate is not None
+    assert cell.estimate.mean == 0
+    assert cell.estimate.at_least
     assert found["mmcl-cleans"].verdict == "undecided"
