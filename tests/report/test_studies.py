@@ -1,6 +1,8 @@
 """Tables, effects, responses and hypotheses of studies, made by hand and of the archives."""
 
 import shutil
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import replace
 from functools import cache
@@ -15,7 +17,7 @@ from scipy import stats
 from repro.profile import load_profile
 from repro.report.claims import load_claims
 from repro.report.contrasts import Contrast, Effect, effect, set_q_values
-from repro.report.judgements import judged_hypotheses
+from repro.report.judgements import JudgedHypothesis, judged_hypotheses
 from repro.report.measures import (
     CleanedModel,
     Context,
@@ -26,7 +28,7 @@ from repro.report.measures import (
 )
 from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
-from repro.report.studies import Studied, read_study_results, studied, whole_seeds
+from repro.report.studies import Studied, StudyResults, read_study_results, studied, whole_seeds
 from repro.report.study_tables import EffectRow, StudyTable, measured, responses
 from repro.report.verdicts import verdicts
 from repro.study.spec import Study, load_study
@@ -53,19 +55,23 @@ def frame_of(models: Made) -> pd.DataFrame:
         for seed, (accuracy, asr) in enumerate(model["start"]):
             names = {"variant": variant, "pretrain_objective": objective, "seed": seed}
             start = {**names, "accuracy": accuracy, "asr": asr, "step": 0}
-            rows.append(evaluation(**{**start, "clean_size": None}, stage="pretrain", run="p"))
+            trained = {**start, "stage": "pretrain", "run": "p", "clean_size": None}
+            rows.append(evaluation(**trained))
             for rate, ends in model.get("after", {}).items():
                 run = {"stage": "clean", "learning_rate": rate, "run": f"{rate}"}
                 run["model"] = f"{variant}-{objective}-{seed}"
-                end = dict(zip(("accuracy", "asr"), ends[seed], strict=True))
-                rows += [evaluation(**start, **run), evaluation(**names, **run, **end, step=10)]
+                accuracy_after, asr_after = ends[seed]
+                end = {**names, "accuracy": accuracy_after, "asr": asr_after, "step": 10}
+                rows.append(evaluation(**start, **run))
+                rows.append(evaluation(**end, **run))
     return pd.DataFrame(rows)
 
 
 def table_of(models: Made, study: Study | None = None) -> StudyTable:
-    names = dict.fromkeys(variant for variant, _ in models)
-    spec = study or study_spec({name: {} for name in names}, reference="default")
-    return table_from(frame_of(models), spec)
+    if study is None:
+        names = dict.fromkeys(variant for variant, _ in models)
+        study = study_spec({name: {} for name in names}, reference="default")
+    return table_from(frame_of(models), study)
 
 
 def table_from(frame: pd.DataFrame, study: Study, *, effects: bool = True) -> StudyTable:
@@ -90,9 +96,11 @@ def effect_of(differences: list[float]) -> Effect | None:
     starts = {"start": [(0.5 + of, 0.9) for of in differences]}
     reference = {"start": [(0.5, 0.9)] * len(differences)}
     frame = frame_of({("other", "mmcl"): starts, ("default", "mmcl"): reference})
-    other, default = (Models((f"study/{name}",), "mmcl", "cc3m") for name in ("other", "default"))
     evaluations = Evaluations(frame, Context(CAP, RATE, hull_cap=CAP, kept_share=1.0))
-    return effect(Contrast(start_accuracy, {other: 1.0, default: -1.0}), evaluations, 0.95)
+    other = Models(("study/other",), "mmcl", "cc3m")
+    default = Models(("study/default",), "mmcl", "cc3m")
+    contrast = Contrast(start_accuracy, {other: 1.0, default: -1.0})
+    return effect(contrast, evaluations, 0.95)
 
 
 def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
@@ -100,7 +108,8 @@ def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
     found = effect_of(differences)
     expected = stats.ttest_1samp(differences, 0)
     assert found is not None
-    assert (found.value, found.n) == (pytest.approx(0.02), 4)
+    assert found.value == pytest.approx(0.02)
+    assert found.n == 4
     assert found.ci == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert found.p == pytest.approx(expected.pvalue)
     assert found.undecided
@@ -109,20 +118,34 @@ def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
 
 def test_q_values_are_taken_over_distinct_effects() -> None:
     """The same effect under two names counts once; models that two variants share test nothing."""
-    one, two = effect_of([0.10, 0.11, 0.12]), effect_of([0.1, -0.1, 0.3])
-    same, nought = effect_of([0.10, 0.11, 0.12]), effect_of([0.0, 0.0, 0.0])
-    assert one and two and same and nought and one.p is not None and two.p is not None
-    assert nought.p is None and nought.undecided and nought.ci == (0, 0)
+    one = effect_of([0.10, 0.11, 0.12])
+    same = effect_of([0.10, 0.11, 0.12])
+    two = effect_of([0.1, -0.1, 0.3])
+    nought = effect_of([0.0, 0.0, 0.0])
+    assert one and same and two and nought
+    assert one.p is not None
+    assert two.p is not None
+    assert nought.p is None
+    assert nought.undecided
+    assert nought.ci == (0, 0)
+
     family = set_q_values([one, nought, same, two], 0.95)
-    assert (family.tested, family.intervals_beyond_zero, family.decided) == (2, 1, 1)
+
+    assert family.tested == 2
+    assert family.intervals_beyond_zero == 1
+    assert family.decided == 1
     assert family.by_chance == pytest.approx(0.1)
-    assert one.q == same.q == pytest.approx(2 * one.p)
-    assert (two.q, nought.q) == (pytest.approx(two.p), None)
+    assert one.q == pytest.approx(2 * one.p)
+    assert same.q == one.q
+    assert two.q == pytest.approx(two.p)
+    assert nought.q is None
 
 
 def test_intervals_stay_within_what_is_possible() -> None:
     found = measured([0.0, 0.01, 0.2], 0.95)
-    assert found.ci is not None and found.ci[0] == 0 and found.mean == pytest.approx(0.07)
+    assert found.ci is not None
+    assert found.ci[0] == 0
+    assert found.mean == pytest.approx(0.07)
     assert measured([0.1, None, 0.3], 0.95).ci is None
 
 
@@ -131,14 +154,19 @@ def test_a_table_has_outcomes_and_effects_by_seed() -> None:
     worse = {"start": start, "after": {RATE: [(0.2, 0.05)] * 3}}
     table = table_of({("worse", "mmcl"): worse, ("default", "mmcl"): CLEANED})
     assert [row.variant for row in table.entry().rows] == ["default", "worse"]
-    row = row_of(table, "worse")
-    assert row.seeds == [0, 1, 2] and (row.tried, row.not_cleaned) == (3, 0)
-    assert row.measures["accuracy"].values == pytest.approx([0.38, 0.40, 0.42])
-    assert row.effects["accuracy"].value == pytest.approx(-0.02)
-    assert row.effects["cleaned_accuracy"].value == pytest.approx(-0.19)
-    assert row.measures["lost"].values[0] == pytest.approx(1 - 0.2 / 0.38)
-    assert row.measures["asr_left"].values == [0.05] * 3
     assert row_of(table, "default").effects == {}
+
+    row = row_of(table, "worse")
+    assert row.seeds == [0, 1, 2]
+    assert row.tried == 3
+    assert row.not_cleaned == 0
+
+    measures, effects = row.measures, row.effects
+    assert measures["accuracy"].values == pytest.approx([0.38, 0.40, 0.42])
+    assert measures["lost"].values[0] == pytest.approx(1 - 0.2 / 0.38)
+    assert measures["asr_left"].values == [0.05] * 3
+    assert effects["accuracy"].value == pytest.approx(-0.02)
+    assert effects["cleaned_accuracy"].value == pytest.approx(-0.19)
 
 
 def test_a_confirmatory_study_has_measures_and_no_effects() -> None:
@@ -151,47 +179,71 @@ def test_a_confirmatory_study_has_measures_and_no_effects() -> None:
 
 def test_a_seed_that_nothing_cleans_counts_with_its_loss_at_the_highest_rate() -> None:
     """There is no mean over the seeds that were cleaned, and its effect has no interval."""
-    after = {RATE: [(0.3, 0.2)] * 3, 4 * RATE: [(0.25, 0.06), (0.25, 0.04), (0.25, 0.04)]}
+    after = {
+        RATE: [(0.3, 0.2)] * 3,
+        4 * RATE: [(0.25, 0.06), (0.25, 0.04), (0.25, 0.04)],
+    }
     model = {"start": [(0.5, 0.9)] * 3, "after": after}
     table = table_of({("default", "mmcl"): CLEANED, ("stubborn", "mmcl"): model})
+
     row = row_of(table, "stubborn")
-    assert (row.tried, row.not_cleaned) == (3, 1)
+
+    assert row.tried == 3
+    assert row.not_cleaned == 1
     assert row.measures["cleaned_accuracy"].values == [None, 0.25, 0.25]
     assert row.measures["cleaned_accuracy"].mean is None
     assert row.measures["lost"].values == pytest.approx([0.5] * 3)
-    assert "cleaned_accuracy" not in row.effects and "asr_left" in row.effects
+    assert "cleaned_accuracy" not in row.effects
+    assert "asr_left" in row.effects
 
 
 def test_a_run_that_diverged_has_no_end() -> None:
-    after = {RATE: [(0.4, 0.2)] * 3, 2 * RATE: [(0.1, 0.5)] * 3}
-    frame = frame_of({("default", "mmcl"): {"start": [(0.5, 0.9)] * 3, "after": after}})
+    model = {
+        "start": [(0.5, 0.9)] * 3,
+        "after": {RATE: [(0.4, 0.2)] * 3, 2 * RATE: [(0.1, 0.5)] * 3},
+    }
+    frame = frame_of({("default", "mmcl"): model})
     frame.loc[frame.learning_rate == 2 * RATE, "diverged"] = True
+
     (row,) = table_from(frame, study_spec({"default": {}})).entry().rows
+
     assert row.measures["lost"].values == pytest.approx([0.2] * 3)
 
 
 def test_a_model_of_another_study_starts_from_a_run_that_takes_it_as_it_is() -> None:
     frame = frame_of({("default", "mmcl"): CLEANED, ("shrunk", "mmcl"): CLEANED})
     frame = frame[frame.stage == "clean"].assign(model="hash")
-    shrunk = frame.variant == "shrunk"
-    frame.loc[shrunk & (frame.step == 0), "accuracy"] = 0.1
-    frame["untouched"] = ~shrunk
-    table = table_from(frame[frame.seed == 0], study_spec({"default": {}, "shrunk": {}}))
-    rows = table.entry().rows
-    assert [row.variant for row in rows] == ["default", "shrunk"]
-    assert [row.measures["accuracy"].values for row in rows] == [[pytest.approx(0.4)]] * 2
+    is_shrunk = frame.variant == "shrunk"
+    frame.loc[is_shrunk & (frame.step == 0), "accuracy"] = 0.1
+    frame["untouched"] = ~is_shrunk
+    study = study_spec({"default": {}, "shrunk": {}})
+
+    default, shrunk = table_from(frame[frame.seed == 0], study).entry().rows
+
+    assert default.variant == "default"
+    assert shrunk.variant == "shrunk"
+    assert default.measures["accuracy"].values == [pytest.approx(0.4)]
+    assert shrunk.measures["accuracy"].values == [pytest.approx(0.4)]
+
+
+def all_of(results: Sequence[StudyResults]) -> Evaluations:
+    """The evaluations of several archives, by the measures of the profile `mini`."""
+    frames = [of.frame for of in results]
+    return Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
 
 
 def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
     results = [of for of in read_study_results("mini") if of.name.startswith("confirmation")]
-    first, run = results[0], results[0].runs[0]
-    due = replace(first, runs=first.runs[1:])
+    first = results[0]
+    run, *others = first.runs
+    due = replace(first, runs=tuple(others))
     lost = whole_seeds([first])[first.name] - whole_seeds([due])[first.name]
     assert lost == {run.record.spec.seed}
+
     failed = replace(run, record=run.record.model_copy(update={"status": "failed"}))
-    assert replace(first, runs=(failed, *first.runs[1:])).seeds_due == due.seeds_due
-    frame = pd.concat([of.frame for of in results], ignore_index=True)
-    shown = {of.name for of in studied(results, Evaluations(frame, CONTEXT), 0.95).studies}
+    assert replace(first, runs=(failed, *others)).seeds_due == due.seeds_due
+
+    shown = {of.name for of in studied(results, all_of(results), 0.95).studies}
     assert shown == {of.name for of in results if not of.seeds_due}
 
 
@@ -205,21 +257,24 @@ def axis_models() -> Made:
     """MMCL + SSL models are more accurate; the reference's is as good as the long-trained MMCL's."""
     accuracy = {"short": 0.2, "default": 0.3, "long": 0.4}
     left = {"mmcl": (0.0, 0.02, 0.04), "mmcl_ssl": (0.1, 0.5, 0.9)}
+    better = {"mmcl": 0.0, "mmcl_ssl": 0.1}
+    by_seed = (0.0, 0.01, 0.02)
     models: Made = {}
     for objective, of_objective in left.items():
         for (variant, start), asr in zip(accuracy.items(), of_objective, strict=True):
-            accurate = start + (0.1 if objective == "mmcl_ssl" else 0.0)
-            seeds = (0.0, 0.01, 0.02)
-            ends = {RATE: [(0.1, asr + seed) for seed in seeds]}
-            starts = [(accurate + seed, 0.9) for seed in seeds]
-            models[variant, objective] = {"start": starts, "after": ends}
+            accurate = start + better[objective]
+            models[variant, objective] = {
+                "start": [(accurate + shift, 0.9) for shift in by_seed],
+                "after": {RATE: [(0.1, asr + shift) for shift in by_seed]},
+            }
     return models
 
 
 def test_a_response_has_points_by_rising_number() -> None:
     table = table_of(axis_models(), axis_study())
     (entry,) = responses(table)
-    assert (entry.axis, entry.clean_size) == ("Epochs", "100k")
+    assert entry.axis == "Epochs"
+    assert entry.clean_size == "100k"
     assert [point.number for point in entry.curves["mmcl"]] == [2, 8, 16]
     assert entry.curves["mmcl_ssl"][1].measures["asr_left"].mean == pytest.approx(0.51)
 
@@ -238,40 +293,43 @@ def archives() -> Studied:
     """What the archives in git say of the profile `mini`."""
     with chdir(ROOT):
         results = read_study_results("mini")
-    frame = pd.concat([of.frame for of in results], ignore_index=True)
-    return studied(results, Evaluations(frame, CONTEXT), 0.95)
+    return studied(results, all_of(results), 0.95)
 
 
 def test_tables_measure_as_verdicts_do() -> None:
     """The seeds' table and the exploratory verdicts have the same values of every seed."""
-    results = read_study_results("mini")
-    frames = [study.frame for study in results]
-    arms = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
-    judged = verdicts(arms, load_claims(), "mini", {}, "proxy")
+    evaluations = all_of(read_study_results("mini"))
+    judged = verdicts(evaluations, load_claims(), "mini", {}, "proxy")
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
+    rows = defaultdict(list)
+    for row in seeds.rows:
+        rows[row.dataset, row.clean_size].append(row)
+
     for name, verdict in (("lost", "lost_at_cap"), ("asr_left", "asr_left_at_rate")):
         for cell in measures[verdict].cells:
-            for row in seeds.rows:
-                if (row.dataset, row.clean_size) == (cell.dataset, cell.clean_size):
-                    other = cell.mmcl if row.pretrain_objective == "mmcl" else cell.mmcl_ssl
-                    assert row.measures[name].values == list(other.by_seed.values())
+            for row in rows[cell.dataset, cell.clean_size]:
+                other = cell.mmcl if row.pretrain_objective == "mmcl" else cell.mmcl_ssl
+                assert row.measures[name].values == list(other.by_seed.values())
 
 
 def test_effects_of_unpoisoned_models_say_nothing_of_the_attack() -> None:
     control = next(study for study in archives().studies if study.name == "control")
-    rows = [row for row in control.rows if row.variant == "unpoisoned"]
-    assert [set(row.effects) for row in rows] == [{"accuracy", "cleaned_accuracy"}] * 2
+    one, other = (row for row in control.rows if row.variant == "unpoisoned")
+    assert set(one.effects) == {"accuracy", "cleaned_accuracy"}
+    assert set(other.effects) == {"accuracy", "cleaned_accuracy"}
 
 
 def test_replicates_differ_by_rounding_only() -> None:
     """ASR left of MMCL + SSL: 2 to 5 points between replicates, 14 between seeds."""
     by_measure = {(of.pretrain_objective, of.measure): of for of in archives().replicates}
     left = by_measure["mmcl_ssl", "asr_left"]
-    assert 0.02 < left.sd < 0.05 and left.sd_seeds is not None and left.sd_seeds > 0.1
-    assert [*left.seeds] == [10, 11, 12]
+    assert 0.02 < left.sd < 0.05
+    assert left.sd_seeds is not None
+    assert left.sd_seeds > 0.1
     # The earlier archive equals the present one bit by bit on seed 10, which is one draw.
-    assert [*map(len, left.seeds.values())] == [2, 3, 3]
+    draws = {seed: len(values) for seed, values in left.seeds.items()}
+    assert list(draws.items()) == [(10, 2), (11, 3), (12, 3)]
 
 
 def test_the_tables_of_the_pages_are_those_of_the_archives(
@@ -305,8 +363,9 @@ def of_mechanism(**values: Any) -> dict[str, Any]:
         "untouched": True,
     }
     start = {"step": 0, "epoch": 0.0, "index": 0, "accuracy": 0.4, "num_correct": 4}
-    run = {"learning_rate": CONTEXT.rate}
-    return {**dict.fromkeys(COLUMNS), **names, **state, **start, **run, **values}
+    others = dict.fromkeys(COLUMNS)
+    others["learning_rate"] = CONTEXT.rate
+    return {**others, **names, **state, **start, **values}
 
 
 def study_frame(left: dict[str, float], seeds: list[int]) -> pd.DataFrame:
@@ -317,9 +376,10 @@ def study_frame(left: dict[str, float], seeds: list[int]) -> pd.DataFrame:
         for seed in seeds:
             model = {"variant": variant, "pretrain_objective": objective, "seed": seed}
             run = {**model, "run": f"{label}/{seed}"}
-            noise = 0.01 * ((seed * 7) % 5 - 2)
-            end = {"step": 9, "epoch": 1.0, "index": 1, "asr": asr + noise * (asr > 0.5)}
-            rows += [of_mechanism(**run, asr=0.95), of_mechanism(**run, **end)]
+            noise = 0.01 * ((seed * 7) % 5 - 2) if asr > 0.5 else 0.0
+            end = {"step": 9, "epoch": 1.0, "index": 1, "asr": asr + noise}
+            rows.append(of_mechanism(**run, asr=0.95))
+            rows.append(of_mechanism(**run, **end))
     return pd.DataFrame(rows)
 
 
@@ -337,10 +397,14 @@ LEFT = {
 }
 
 
+def judged_of(seeds: list[int]) -> list[JudgedHypothesis]:
+    """The hypotheses of the study `mechanism` on so many seeds of the same models."""
+    evaluations = Evaluations(study_frame(LEFT, seeds), CONTEXT)
+    return judged_hypotheses("mechanism", load_study("mechanism"), evaluations)
+
+
 def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
-    study = load_study("mechanism")
-    frame = study_frame(LEFT, [25, 26, 27, 28, 29])
-    judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
+    judged = judged_of([25, 26, 27, 28, 29])
     verdicts = {row.says.split(" cleans")[0].split(" make")[0]: row.verdict for row in judged}
     assert verdicts == {
         "another image view": "supported",
@@ -353,14 +417,14 @@ def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
         "encoding a second view without gradient": "refuted",
     }
     first = judged[0]
-    assert first.sum is not None and first.sum.mean == pytest.approx(-0.4, abs=0.02)
-    assert first.p is not None and first.p < 0.001
+    assert first.sum is not None
+    assert first.sum.mean == pytest.approx(-0.4, abs=0.02)
+    assert first.p is not None
+    assert first.p < 0.001
 
 
 def test_no_verdict_until_all_seeds_are_there() -> None:
-    study = load_study("mechanism")
-    frame = study_frame(LEFT, [25, 26, 27, 28])
-    judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
+    judged = judged_of([25, 26, 27, 28])
     assert {row.verdict for row in judged} == {"incomplete"}
     assert {row.sum.seeds for row in judged if row.sum} == {4}
 
@@ -368,11 +432,14 @@ def test_no_verdict_until_all_seeds_are_there() -> None:
 def test_the_frontier_is_chosen_on_validation_and_read_on_test_images() -> None:
     columns = ["validation_accuracy", "validation_asr", "test_asr"]
     states = [(0.40, 0.9, 0.8), (0.39, 0.5, 0.6), (0.36, 0.1, 0.2), (0.30, 0.0, 0.0)]
-    rows = [
-        of_mechanism(step=i, **dict(zip(columns, s, strict=True))) for i, s in enumerate(states)
-    ]
+    rows = []
+    for step, state in enumerate(states):
+        values = dict(zip(columns, state, strict=True))
+        rows.append(of_mechanism(step=step, **values))
     frame = pd.DataFrame(rows)
+
     model = CleanedModel(frame.iloc[0], frame, CONTEXT)
+
     # Up to a loss of 2.5% the start, to 10% the second state, to 20% the third.
-    parts = np.array([0.025, 0.075, 0.1]) / 0.2
-    assert asr_frontier(model).value == pytest.approx(parts @ [0.8, 0.6, 0.2], abs=0.003)
+    shares = np.array([0.025, 0.075, 0.1]) / 0.2
+    assert asr_frontier(model).value == pytest.approx(shares @ [0.8, 0.6, 0.2], abs=0.003)
