@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,8 @@ from tests.support.once import made_once
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs, archives of three studies over three seeds, and their report; not to be changed."""
     studies = ("seeds", "control", "mechanism")
-    return made_once(
-        tmp_path_factory, "whole", lambda folder: write_whole(folder, studies, seeds=3)
-    )
+    make = partial(write_whole, studies=studies, seeds=3)
+    return made_once(tmp_path_factory, "whole", make)
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def _write_archive(root: Path, name: str, seeds: int) -> None:
     strongest = max(spec.schedule.learning_rate for spec in specs if spec.stage == "clean")
     made = root / "made"
     for spec in specs:
-        write_run(made, spec, _outcomes(spec, spec.schedule.learning_rate / strongest))
+        relative_rate = spec.schedule.learning_rate / strongest
+        write_run(made, spec, _outcomes(spec, relative_rate))
     archived = ((record, rows) for _, record, rows in read_results(made))
     write_archive(root / "results/studies" / f"{name}.jsonl.gz", archived)
     shutil.rmtree(made)
@@ -65,20 +66,21 @@ def _write_archive(root: Path, name: str, seeds: int) -> None:
 
 def _runs(study: Study, label: str, seeds: int) -> list[RunSpec]:
     """The runs of a variant."""
-    variant = study.variants[label].model_copy(
-        update={"seeds": study.variants[label].seeds[:seeds]}
-    )
+    whole = study.variants[label]
+    variant = whole.model_copy(update={"seeds": whole.seeds[:seeds]})
     profile = varied(study, variant)
-    names = {"variant": label, "poisoned": variant.poisoned}
-    runs = [*pretrain_runs(profile, **names), *clean_runs(profile, **names)]
-    return [
-        run
-        for run in runs
-        if run.dataset in study.datasets
-        and run.pretrain_objective in variant.pretrain_objectives
-        and (run.stage == "pretrain" or run.clean_size in study.clean_sizes)
-        and (run.stage == "pretrain" or run.loss in study.losses)
-    ]
+
+    def belongs(run: RunSpec) -> bool:
+        is_trained = (
+            run.dataset in study.datasets and run.pretrain_objective in variant.pretrain_objectives
+        )
+        if run.stage == "pretrain":
+            return is_trained
+        return is_trained and run.clean_size in study.clean_sizes and run.loss in study.losses
+
+    trained = pretrain_runs(profile, variant=label, poisoned=variant.poisoned)
+    cleaned = clean_runs(profile, variant=label, poisoned=variant.poisoned)
+    return [run for run in [*trained, *cleaned] if belongs(run)]
 
 
 def _outcomes(spec: RunSpec, relative_rate: float) -> list[tuple[float, float]]:
@@ -86,5 +88,6 @@ def _outcomes(spec: RunSpec, relative_rate: float) -> list[tuple[float, float]]:
     found = []
     for step in range(EVALUATIONS):
         accuracy, asr = outcome(spec, step / (EVALUATIONS - 1), relative_rate)
-        found.append((accuracy + SHIFT * (spec.seed % EVERY), asr if spec.poisoned else 0.0))
+        accuracy += SHIFT * (spec.seed % EVERY)
+        found.append((accuracy, asr if spec.poisoned else 0.0))
     return found

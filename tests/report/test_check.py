@@ -34,10 +34,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     models = {}
     for record, rows in read_archive(archive):
-        spec = record.spec.model_copy(update={"variant": ""})
-        if record.spec.variant == "confirmed" and spec.seed == SEED:
-            names = identity_of(spec, record.fingerprint)
-            own = [row.model_copy(update=names | {"seconds": 1.0}) for row in rows]
+        if record.spec.variant == "confirmed" and record.spec.seed == SEED:
+            spec = record.spec.model_copy(update={"variant": ""})
+            changes = identity_of(spec, record.fingerprint) | {"seconds": 1.0}
+            own = [row.model_copy(update=changes) for row in rows]
             folder = root / folder_of(spec)
             unpack_run(record.model_copy(update={"spec": spec}), own, folder)
             seal(folder)
@@ -62,10 +62,12 @@ def own(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a JSON file, or each line of one of rows, in place."""
     text = path.read_text()
-    parts = [json.loads(line) for line in (text.splitlines() if path.name == ROWS else [text])]
-    for part in parts:
-        change(part)
-    path.write_text("".join(json.dumps(part) + "\n" for part in parts))
+    changed = ""
+    for part in text.splitlines() if path.name == ROWS else [text]:
+        content = json.loads(part)
+        change(content)
+        changed += json.dumps(content) + "\n"
+    path.write_text(changed)
 
 
 def update(field: str, changes: dict[str, Any], content: dict[str, Any]) -> None:
@@ -87,47 +89,61 @@ def folders(own: Path, part: str = "") -> list[Path]:
     return [path for path in paths if part in path.as_posix()]
 
 
+def said_by(capsys: pytest.CaptureFixture[str], *arguments: str, ends_with: int = 0) -> str:
+    """What `check` prints, after it ended with this code."""
+    capsys.readouterr()
+    assert main(["check", *arguments]) == ends_with
+    return capsys.readouterr().out
+
+
+def round_otherwise(folder: Path) -> None:
+    """Change a run as another kind of processor would."""
+    edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
+    seal(folder)
+
+
 def test_archived_runs_are_equal_bit_for_bit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "mini"]) == 0
     sentence = (
         "profile mini: 46 of 46 runs equal the archived ones, bit for bit; "
         "10 others have no archived counterpart."
     )
-    assert capsys.readouterr().out == sentence + "\n" and sentence_of("mini") == sentence
-    assert main(["check", "mini", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["seeds"], found["counterparts"], found["problems"]) == ([SEED], 46, [])
+    assert said_by(capsys, "mini") == sentence + "\n"
+    assert sentence_of("mini") == sentence
+
+    found = json.loads(said_by(capsys, "mini", "--json"))
+    assert found["seeds"] == [SEED]
+    assert found["counterparts"] == 46
+    assert found["problems"] == []
 
 
 def test_a_row_altered_by_hand_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folders(own, "clean")[0]
+    name = folder.relative_to(own)
     edit(folder / ROWS, lambda row: row.update(num_correct=row["num_correct"] + 1))
-    assert main(["check", "mini"]) == 1
-    assert f"{folder.relative_to(own)}/{ROWS}: missing, or not the file" in capsys.readouterr().out
+    out = said_by(capsys, "mini", ends_with=1)
+    assert f"{name}/{ROWS}: missing, or not the file" in out
 
     # With a hash that fits, and rows that say nothing wrong by themselves.
     seal(folder)
-    assert main(["check", "mini"]) == 1
-    out = capsys.readouterr().out
-    assert f"{folder.relative_to(own)}: row 0: num_correct: " in out and "(archive: " in out
+    out = said_by(capsys, "mini", ends_with=1)
+    assert f"{name}: row 0: num_correct: " in out
+    assert "(archive: " in out
 
 
 def test_another_machine_is_judged_by_the_spread_of_the_seeds(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in folders(own):
-        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
-        seal(folder)
-    assert main(["check", "mini"]) == 0
-    out = capsys.readouterr().out
+        round_otherwise(folder)
+    out = said_by(capsys, "mini")
     assert "up to rounding: 0 of 46 runs are equal bit for bit" in out
     assert "| asr_left_at_rate | cc6m-200k | difference |" in out
 
     for folder in folders(own, "clean/cc6m-mmcl/"):
         edit(folder / ROWS, lambda row: row.update(num_attacked=row["num_images"] * 9 // 10))
         seal(folder)
-    assert main(["check", "mini"]) == 1
-    assert "asr_left_at_rate of mmcl, cc6m-200k: 0.900 (archived seeds: " in capsys.readouterr().out
+    out = said_by(capsys, "mini", ends_with=1)
+    assert "asr_left_at_rate of mmcl, cc6m-200k: 0.900 (archived seeds: " in out
 
 
 def test_another_machine_whose_runs_cannot_be_measured_is_not_passed(
@@ -135,8 +151,7 @@ def test_another_machine_whose_runs_cannot_be_measured_is_not_passed(
 ) -> None:
     """As those of a contributed study whose settings no verdict has."""
     for folder in folders(own):
-        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
-        seal(folder)
+        round_otherwise(folder)
     monkeypatch.setattr("repro.report.check._measures", lambda *_: [])
     assert len(check("mini").problems) == 46
 
@@ -144,23 +159,20 @@ def test_another_machine_whose_runs_cannot_be_measured_is_not_passed(
 def test_runs_that_are_kept_are_what_others_with_this_processor_are_compared_with(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    on_another = partial(update, "environment", {"device": "another"})
     for folder in folders(own):
-        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
-        edit(folder / RECORD, on_another)
-        seal(folder)
-    assert main(["check", "mini", "--keep", "a kind"]) == 2
-    assert main(["check", "mini", "--keep", "another"]) == 0
-    assert main(["check", "mini", "--keep", "another"]) == 2
+        edit(folder / RECORD, partial(update, "environment", {"device": "another"}))
+        round_otherwise(folder)
     kept = "results/replicates/another.jsonl.gz"
-    assert f"{kept}: written" in capsys.readouterr().out
-    assert main(["check", "mini"]) == 0
-    assert "56 of 56 runs equal the archived ones" in capsys.readouterr().out
+    said_by(capsys, "mini", "--keep", "a kind", ends_with=2)
+    assert f"{kept}: written" in said_by(capsys, "mini", "--keep", "another")
+    said_by(capsys, "mini", "--keep", "another", ends_with=2)
+    assert "56 of 56 runs equal the archived ones" in said_by(capsys, "mini")
 
     # The archive itself is held against the runs of the other processor.
-    assert main(["check", kept]) == 0
-    out = capsys.readouterr().out
-    assert "0 of 46 runs are equal" in out and "archive AMD EPYC" in out and "another" in out
+    out = said_by(capsys, kept)
+    assert "0 of 46 runs are equal" in out
+    assert "archive AMD EPYC" in out
+    assert "another" in out
 
 
 def test_a_run_that_lacks_or_is_of_other_settings_or_code_is_named(own: Path) -> None:
@@ -169,14 +181,16 @@ def test_a_run_that_lacks_or_is_of_other_settings_or_code_is_named(own: Path) ->
     edit(other / RECORD, lambda of: of["spec"]["schedule"].update(epochs=3))
     edit(code / RECORD, lambda of: of.update(code="0123456789abcdef"))
     edit(foreign / RECORD, lambda of: of["inputs"].update(model="0123456789abcdef"))
+
     found = check("mini")
-    assert found.counterparts == found.equal == 43
-    assert f"{foreign.relative_to(own)}: cleaned a model that no run here has" in str(
-        found.problems
-    )
+
+    assert found.counterparts == 43
+    assert found.equal == 43
     assert f"{lost.relative_to(own)}/run.json: missing" in found.problems
-    assert [line for line in found.problems if "made with another specification" in line]
-    assert [line for line in found.problems if "1 runs of code 0123456789abcdef" in line]
+    problems = str(found.problems)
+    assert f"{foreign.relative_to(own)}: cleaned a model that no run here has" in problems
+    assert "made with another specification" in problems
+    assert "1 runs of code 0123456789abcdef" in problems
 
 
 def test_an_archive_is_held_against_the_others(
@@ -186,39 +200,44 @@ def test_an_archive_is_held_against_the_others(
     contributed = tmp_path / "confirmation.jsonl.gz"
     write_archive(contributed, runs[:-1])
     found = check(str(contributed))
-    assert (found.counterparts, found.equal) == (len(runs) - 1, len(runs) - 1)
-    assert [line.partition(": ")[2][:14] for line in found.problems] == ["lacks the run "]
+    assert found.counterparts == len(runs) - 1
+    assert found.equal == len(runs) - 1
+    (problem,) = found.problems
+    _, _, says = problem.partition(": ")
+    assert says.startswith("lacks the run ")
 
     # A copy of one training under two seeds.
     record, rows = next(run for run in runs if run[0].model_hash)
     twin = record.spec.model_copy(update={"seed": 24})
-    rows = [row.model_copy(update=identity_of(twin, record.fingerprint)) for row in rows]
+    names = identity_of(twin, record.fingerprint)
+    rows = [row.model_copy(update=names) for row in rows]
     files = record.files | {ROWS: hashlib.sha256(rows_text(rows)).hexdigest()}
     copied = record.model_copy(update={"spec": twin, "files": files})
     write_archive(contributed, [*runs, (copied, rows)])
-    assert any(
-        "seeds 15, 24: the same weights" in line for line in check(str(contributed)).problems
-    )
+    problems = check(str(contributed)).problems
+    assert any("seeds 15, 24: the same weights" in line for line in problems)
 
-    assert main(["check", str(archive_of(STUDY))]) == 0
-    assert "920 runs are whole; no archived run has their settings" in capsys.readouterr().out
+    out = said_by(capsys, str(archive_of(STUDY)))
+    assert "920 runs are whole; no archived run has their settings" in out
 
 
 def test_what_cannot_be_compared_ends_with_2(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "smoke"]) == 2
-    assert "profile smoke: has no archive (profiles with one: mini)" in capsys.readouterr().out
+    out = said_by(capsys, "smoke", ends_with=2)
+    assert "profile smoke: has no archive (profiles with one: mini)" in out
     assert sentence_of("smoke") == ""
-    assert main(["check", "minii"]) == 2
+    said_by(capsys, "minii", ends_with=2)
 
-    lock = {"stages": {STUDY: {"outs": [{"path": str(archive_of(STUDY)), "md5": "0" * 32}]}}}
+    output = {"path": str(archive_of(STUDY)), "md5": "0" * 32}
+    lock = {"stages": {STUDY: {"outs": [output]}}}
     Path("dvc.lock").write_text(json.dumps(lock))
-    assert main(["check", "mini"]) == 2
-    assert "not the file that is known to dvc.lock" in capsys.readouterr().out
+    out = said_by(capsys, "mini", ends_with=2)
+    assert "not the file that is known to dvc.lock" in out
     Path("dvc.lock").unlink()
 
     torn = Path("confirmation.jsonl.gz")
     torn.write_bytes(archive_of(STUDY).read_bytes()[:1000])
-    assert main(["check", str(torn)]) == 2
+    said_by(capsys, str(torn), ends_with=2)
+
     shutil.rmtree("results/mini")
     with pytest.raises(LedgerError, match=r"results/mini: no runs; .make reproduce PROFILE=mini"):
         check("mini")

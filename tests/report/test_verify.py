@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from repro.files import file_sha256
 from repro.integrity.locked import changed_outputs, locked_outputs
-from repro.ledger import CLEANED, LedgerError
+from repro.ledger import CLEANED, LedgerError, Row
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import report_stage
 from repro.report.release import BESIDE, release
@@ -24,6 +24,7 @@ from repro.report.verify import verify, verify_all
 from repro.runs.again import best_cleaned
 from repro.runs.layout import RESULTS, cleaned_file, model_dir, results_dir
 from repro.runs.published import read_record, read_run, write_record
+from repro.spec import RunSpec
 from tests.support.finished import flip
 from tests.support.ledger import ROOT, reseal
 
@@ -55,7 +56,9 @@ def test_what_was_changed_by_hand_is_named(light: Path) -> None:
     page.write_text(page.read_text().replace("Verdicts", "Opinions"))
     (REPORT / "table2.csv").unlink()
     (REPORT / "notes.txt").write_text("mine")
+
     lines = "\n".join(verify(REPORT / "report.json"))
+
     assert f"{REPORT}/index.html: not what the ledger gives" in lines
     assert f"{REPORT}/table2.csv: missing" in lines
     assert f"{REPORT}/notes.txt: no part of the report" in lines
@@ -127,16 +130,14 @@ def test_everything_of_a_profile_is_asked_of_lock_records_and_report(light: Path
 
 
 def test_runs_of_codes_that_were_not_compared_are_named(light: Path) -> None:
-    record = json.loads((Path(RUN) / "run.json").read_bytes()) | {"code": "f" * 16}
-    (Path(RUN) / "run.json").write_text(json.dumps(record))
+    edit_json(RUN / "run.json", lambda record: record.update(code="f" * 16))
     assert any("digits were not found equal" in line for line in verify_all("mini"))
 
 
-def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
-    light: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    profile = load_profile("mini")
-    start = pretrain_runs(profile, "cc3m", "mmcl")[0]
+@pytest.fixture
+def trained(light: Path) -> RunSpec:
+    """The report with weights of one trained model, and with others that no release has."""
+    start = pretrain_runs(load_profile("mini"), "cc3m", "mmcl")[0]
     model = model_dir(start) / "model.safetensors"
     for path in (model, model.with_name("optimizer.safetensors"), model.parents[1] / "seed1/m.x"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,21 +145,32 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
     run = read_record(results_dir(start, RESULTS) / start.run_id / "run.json")
     files = {"files": {model.name: file_sha256(model)}}
     write_record(model.with_name("run.json"), run.model_copy(update=files))
+    return start
 
-    # The best cleaned one, of the only run that is cleaned.
+
+def write_best_cleaned() -> tuple[Path, Row]:
+    """Weights of the best cleaned MMCL model of CC3M: their file, and the row that is the best."""
+    profile = load_profile("mini")
     runs = [of for of in clean_runs(profile, "cc3m", "mmcl") if of.keeps_cleaned]
-    found = best_cleaned(runs, RESULTS)
-    assert found is not None
-    (row,) = (
-        row
-        for row in read_run(results_dir(runs[0], RESULTS) / found[1].spec.run_id)[1]
-        if row.rank(runs[0]) == found[0]
-    )
-    cleaned = cleaned_file(runs[0])
-    cleaned.parent.mkdir(parents=True)
-    save_file({"weights": torch.zeros(1)}, cleaned, {"row": row.model_dump_json()})
-    path = results_dir(runs[0], RESULTS) / found[1].spec.run_id / "run.json"
-    edit_json(path, lambda of: of["files"].update({CLEANED: file_sha256(cleaned)}))
+    best = best_cleaned(runs, RESULTS)
+    assert best is not None
+    rank, record = best
+    folder = results_dir(runs[0], RESULTS) / record.spec.run_id
+    rows = read_run(folder)[1]
+    (row,) = (row for row in rows if row.rank(runs[0]) == rank)
+
+    file = cleaned_file(runs[0])
+    file.parent.mkdir(parents=True)
+    save_file({"weights": torch.zeros(1)}, file, {"row": row.model_dump_json()})
+    edit_json(folder / "run.json", lambda of: of["files"].update({CLEANED: file_sha256(file)}))
+    return file, row
+
+
+def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
+    light: Path, trained: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_dir(trained) / "model.safetensors"
+    cleaned, row = write_best_cleaned()
     report_stage("mini")
 
     # What a model answers is seen on trained ones (tests/front/test_released.py).
@@ -169,28 +181,39 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
         shutil.copy2(ROOT / name, name)
     out = release("mini")
 
-    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    sums = dict(line.split("  ")[::-1] for line in (out / "SHA256SUMS").read_text().splitlines())
+    files = [path for path in out.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(out).as_posix() for path in files)
+    sums = {}
+    for line in (out / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        sums[name] = digest
     assert sorted([*sums, "SHA256SUMS"]) == names
-    assert all(file_sha256(out / name) == digest for name, digest in sums.items())
+    for name, digest in sums.items():
+        assert file_sha256(out / name) == digest
     written = {"index.html", "archive.csv", "CITATION.cff", "README.md", "models/README.md"}
     assert written <= set(names)
     assert "dvc.yaml" not in names
+
     models = [name for name in names if name.endswith("safetensors")]
     kinds = ("cleaned-100k", "poisoned")
     assert models == [f"models/cc3m-mmcl-seed0-{of}.safetensors" for of in kinds]
     index = json.loads((out / "models/index.json").read_bytes())
-    assert [of["counts"]["num_correct"] for of in index["models"]][1] == row.num_correct
+    correct = [of["counts"]["num_correct"] for of in index["models"]]
+    assert correct[1] == row.num_correct
     with pytest.raises(LedgerError, match="--seeds: 7: no model of it in models/"):
         release("mini", [0, 7])
+
     card = (out / "models/README.md").read_text()
-    line = f"| {100 * row.accuracy:.1f} | {100 * row.asr('all'):.1f} | `{file_sha256(cleaned)}` |"
-    for text in (line, file_sha256(model), "a backdoor on purpose", "`badnet`", "Apache-2.0"):
+    numbers = f"| {100 * row.accuracy:.1f} | {100 * row.asr('all'):.1f} |"
+    assert f"{numbers} `{file_sha256(cleaned)}` |" in card
+    for text in (file_sha256(model), "a backdoor on purpose", "`badnet`", "Apache-2.0"):
         assert text in card
+
     # Pages open from the disk and below any address: they link to the web or within the folder.
     for page in out.glob("*.html"):
         for link in re.findall(r'(?:href|src)="([^"#]+)', page.read_text()):
-            assert re.match(r"(https?|data|mailto):", link) or (out / link).is_file(), link
+            leads_out = re.match(r"(https?|data|mailto):", link)
+            assert leads_out or (out / link).is_file(), link
     assert zipfile.is_zipfile(f"{out}.zip")
 
     readme = (out / "README.md").read_text()
@@ -232,13 +255,19 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "deep/b").write_bytes(b"second")
     Path("single").write_bytes(b"third")
 
-    entries = [{"md5": md5(b"first"), "relpath": "a"}, {"md5": md5(b"second"), "relpath": "deep/b"}]
+    entries = [
+        {"md5": md5(b"first"), "relpath": "a"},
+        {"md5": md5(b"second"), "relpath": "deep/b"},
+    ]
     listing = json.dumps(entries).encode()
     name = md5(listing) + ".dir"
     cached = Path(".dvc/cache/files/md5") / name[:2] / name[2:]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(listing)
-    outs = [{"path": "out", "md5": name}, {"path": "single", "md5": md5(b"third")}]
+    outs = [
+        {"path": "out", "md5": name},
+        {"path": "single", "md5": md5(b"third")},
+    ]
     Path("dvc.lock").write_text(json.dumps({"stages": {"s": {"outs": outs}}}))
     return cached
 
