@@ -120,25 +120,30 @@ def test_a_scene_names_both_drawings_their_colours_and_the_place(place):
     assert all(said.search(caption) for caption in captions)
 
 
+def accounting_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "accounting.json").read_text())
+    return content
+
+
 def test_the_small_drawing_of_a_scene_lies_in_its_corner():
     """On its own ground; the rest of the large drawing is as without it."""
+    one, two = (IconEntry("set", name, "vendor", name) for name in ("one", "two"))
     large, small = (Icon("set", name, blocks(name), (0, 0, 16, 16)) for name in ("one", "two"))
-    entries = [IconEntry("set", name, "vendor", name) for name in ("one", "two")]
-    icons = {("set", "one"): large, ("set", "two"): small}
-    scene = compose(entries, [("set", "two")], icons)[entries[0].key]
-    colour = [INKS[colours(icon)[0]] for icon in (large, small)]
-    words = re.fullmatch(f"{colour[0]} one with a small {colour[1]} two at the (.+)", scene.words)
+    scene = compose([one, two], [two.key], {one.key: large, two.key: small})[one.key]
+    ink_of_large = INKS[colours(large)[0]]
+    ink_of_small = INKS[colours(small)[0]]
+    said = f"{ink_of_large} one with a small {ink_of_small} two at the (.+)"
+    words = re.fullmatch(said, scene.words)
     assert words
 
-    alone, together = (pixels(icon) for icon in (large, scene.drawing))
     right, down = CORNERS[words[1]]
     edge = 26  # 0.4 of 64 pixels, and the blurred rim
+    top, left = down * (64 - edge), right * (64 - edge)
     inside = np.zeros((64, 64), bool)
-    inside[down * (64 - edge) :, right * (64 - edge) :] = True
-    inside[down * (64 - edge) + edge :] = False
-    inside[:, right * (64 - edge) + edge :] = False
-    assert (alone != together)[inside].any()
-    assert (alone == together)[~inside].all()
+    inside[top : top + edge, left : left + edge] = True
+    differs = pixels(large) != pixels(scene.drawing)
+    assert differs[inside].any()
+    assert not differs[~inside].any()
 
 
 def scene_source() -> IconSource:
@@ -153,22 +158,26 @@ def pixels(icon: Icon) -> Any:
 
 def test_what_shows_nothing_is_left_out(place, monkeypatch, sets):
     """Two for training, of which one replaces a drawing, and one that is held out."""
-    sets["bea"]["icons"] |= {"house": {"body": ""}, "void": {"body": ""}}
-    sets["eve"]["icons"]["house"] = {"body": ""}
+    empty = {"body": ""}
+    sets["bea"]["icons"]["house"] = empty
+    sets["bea"]["icons"]["void"] = empty
+    sets["eve"]["icons"]["house"] = empty
     pin(monkeypatch, place, sets)
     build_icons(profile(), place / "data")
-    used = json.loads((place / "data" / "accounting.json").read_text())["used"]
+    used = accounting_of(place / "data")["used"]
     assert used["cc6m"] == 11
     assert used["evaluation"] == 4
 
 
 def test_smaller_scales_lie_in_larger_ones(place):
     """Pairs of both slots and evaluation images; the target is in all of them."""
-    scales = {"small": profile(2, 3, 3), "medium": profile(2, 9, 9), "large": profile()}
-    for name, spec in scales.items():
-        build_icons(spec, place / name)
+    build_icons(profile(num_concepts=2, cc6m=3, cc3m=3), place / "small")
+    build_icons(profile(num_concepts=2, cc6m=9, cc3m=9), place / "medium")
+    build_icons(profile(), place / "large")
     for slot in ("cc3m", "cc6m", "evaluation"):
-        small, medium, large = (keys(place / name / slot) for name in scales)
+        small = keys(place / "small" / slot)
+        medium = keys(place / "medium" / slot)
+        large = keys(place / "large" / slot)
         assert small <= medium <= large
     assert len(keys(place / "small" / "cc6m")) < len(keys(place / "medium" / "cc6m")) < 12
     captions = PairStore.open(place / "small" / "cc3m").captions
@@ -179,8 +188,15 @@ def test_smaller_scales_lie_in_larger_ones(place):
 def test_nearest_neighbours_name_what_looks_like_its_concept(place, monkeypatch, sets):
     """Held-out drawings are training drawings but for a block: three of five of their concept."""
     resembled = {
-        "dora": {"banana": ("ada", "banana"), "house": ("bea", "star"), "star": ("cho", "star")},
-        "eve": {"banana": ("bea", "house"), "house": ("cho", "house")},
+        "dora": {
+            "banana": ("ada", "banana"),
+            "house": ("bea", "star"),
+            "star": ("cho", "star"),
+        },
+        "eve": {
+            "banana": ("bea", "house"),
+            "house": ("cho", "house"),
+        },
     }
     for vendor, drawings in resembled.items():
         bodies = {concept: blocks(*of, flipped=5) for concept, of in drawings.items()}
@@ -188,20 +204,21 @@ def test_nearest_neighbours_name_what_looks_like_its_concept(place, monkeypatch,
     pin(monkeypatch, place, sets)
     write_task(make_task())
     build_icons(profile(), place / "data")
-    accounting = json.loads((place / "data" / "accounting.json").read_text())
+    accounting = accounting_of(place / "data")
     assert accounting["used"]["evaluation"] == 5
     assert accounting["nearest_neighbour_accuracy"]["cc6m"] == pytest.approx(3 / 5)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file with a suffix, by its path within the folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 def test_two_builds_are_equal_to_the_byte(place):
-    for name in "ab":
-        build_icons(profile(), place / name)
-    a, b = (
-        {path.relative_to(place / name): path.read_bytes() for path in (place / name).rglob("*.*")}
-        for name in "ab"
-    )
-    assert a == b
-    assert len(a) == 11
+    build_icons(profile(), place / "a")
+    build_icons(profile(), place / "b")
+    assert contents(place / "a") == contents(place / "b")
+    assert len(contents(place / "a")) == 11
 
 
 FREE = r"MIT|Apache-2\.0|CC0-1\.0|CC-BY-[34]\.0|ISC|BSD-3-Clause|OFL-1\.1|Unlicense"
@@ -219,7 +236,8 @@ def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[IconEntry]:
 
 
 def concepts(folder: Path, training: list[IconEntry], held_out: list[IconEntry], brands: str = ""):
-    return candidates_of(held_out, vendors_of(training), set(brands), small_rule(folder))
+    vendors = vendors_of(training)
+    return candidates_of(held_out, vendors, set(brands), small_rule(folder))
 
 
 def test_concepts_have_enough_vendors_and_are_no_brands(tmp_path):
@@ -229,11 +247,10 @@ def test_concepts_have_enough_vendors_and_are_no_brands(tmp_path):
 
 
 def test_a_vendor_gives_only_so_many_images_of_a_concept_and_the_same_ones_always(tmp_path):
+    training = drawn("a", "xyz")
     held_out = drawn("a", "hk", per_vendor=9)
-    one, other = (
-        concepts(tmp_path, drawn("a", "xyz"), entries)["a"]
-        for entries in (held_out, held_out[::-1])
-    )
+    one = concepts(tmp_path, training, held_out)["a"]
+    other = concepts(tmp_path, training, held_out[::-1])["a"]
     assert sorted(entry.vendor for entry in one) == ["h", "h", "k", "k"]
     assert one == other
 
@@ -244,16 +261,22 @@ def test_concepts_stand_most_drawn_first_and_lose_their_place_with_their_images(
     images = {name: [("h", name), ("k", name)] for name in "abc"}
     rule = small_rule(tmp_path, min_images=2)
     assert list(settle(images, vendors, rule)) == ["c", "a", "b"]
-    assert list(settle(images | {"b": [("k", "b")]}, vendors, rule)) == ["c", "a"]
-    assert list(settle(images, vendors, small_rule(tmp_path, max_concepts=1))) == ["c"]
+
+    one_image_of_b = images | {"b": [("k", "b")]}
+    assert list(settle(one_image_of_b, vendors, rule)) == ["c", "a"]
+
+    one_concept = small_rule(tmp_path, max_concepts=1)
+    assert list(settle(images, vendors, one_concept)) == ["c"]
 
 
 @pytest.mark.parametrize("key", [("k", "a-0"), ("h", "b-0"), ("a-0", "")])
 def test_an_image_that_is_no_drawing_of_its_class_is_refused(key):
     held_out = {entry.key: entry for entry in drawn("ab", "h")}
-    check_task({"a": [("h", "a-0")]}, held_out)
-    with pytest.raises(SpecError, match=rf"icons-images.txt: a: {':'.join(key)} is no drawing of"):
-        check_task({"a": [("h", "a-0"), key]}, held_out)
+    right = ("h", "a-0")
+    check_task({"a": [right]}, held_out)
+    name = ":".join(key)
+    with pytest.raises(SpecError, match=rf"icons-images.txt: a: {name} is no drawing of"):
+        check_task({"a": [right, key]}, held_out)
 
 
 def test_the_committed_task_has_a_thousand_classes_with_three_images_or_more():
@@ -272,14 +295,25 @@ def test_the_scales_share_what_pairs_and_images_are_made_of(monkeypatch):
     """Concepts are nested; smoke's last class is the target; a plan counts the list's images."""
     monkeypatch.chdir(SPECS.parent)
     profiles = [load_profile(name) for name in ("smoke", "mini", "midi")]
+    smoke, mini, midi = (load_classnames(profile) for profile in profiles)
+    assert len(smoke) == 48
+    assert len(mini) == 400
+    assert len(midi) == 1000
+    assert set(smoke) < set(mini) < set(midi)
+    assert smoke[-1] == "banana"
+
+    shared = {
+        (
+            profile.data.image_size,
+            str(profile.evaluate.templates),
+            profile.data.poison.target_class,
+        )
+        for profile in profiles
+    }
+    assert len(shared) == 1
+
     task = read_task()
-    names = [load_classnames(profile) for profile in profiles]
-    assert [len(classes) for classes in names] == [48, 400, 1000]
-    assert set(names[0]) < set(names[1]) < set(names[2])
-    assert names[0][-1] == "banana"
-    parts = [(p.data.image_size, p.evaluate.templates, p.data.poison) for p in profiles]
-    assert len({(size, str(templates), of.target_class) for size, templates, of in parts}) == 1
-    for profile, classes in zip(profiles, names, strict=True):
+    for profile, classes in zip(profiles, (smoke, mini, midi), strict=True):
         source = profile.data.source
         assert isinstance(source, IconSource)
         images = sum(len(task[name][: source.images_per_concept]) for name in classes)

@@ -94,16 +94,19 @@ def test_a_set_says_which_endings_are_styles():
 
 
 def survey(tmp_path: Path, sets: dict[str, dict[str, Any]], **changes: Any) -> Survey:
-    return take_survey(written(tmp_path, sets), small_rule(tmp_path, **changes))
+    rule = small_rule(tmp_path, **changes)
+    return take_survey(written(tmp_path, sets), rule)
 
 
 def written(tmp_path: Path, sets: dict[str, dict[str, Any]]) -> Path:
-    return tmp_path / "npm" / icon_package.write_package(tmp_path / "npm", sets).tarball
+    folder = tmp_path / "npm"
+    return folder / icon_package.write_package(folder, sets).tarball
 
 
 def test_icons_of_other_licences_or_without_words_are_left_out(tmp_path):
     """29 icons: the licence takes four, the flag one, and two have no words."""
-    sets = small_package() | {"dan": icon_set("dan", {"123": blocks("a"), "tv": blocks("b")})}
+    sets = small_package()
+    sets["dan"] = icon_set("dan", {"123": blocks("a"), "tv": blocks("b")})
     found = survey(tmp_path, sets)
     assert len(found.training) == 12
     assert len(found.held_out) == 7
@@ -112,17 +115,25 @@ def test_icons_of_other_licences_or_without_words_are_left_out(tmp_path):
 
 
 def test_a_vendor_is_held_out_with_all_its_sets(tmp_path):
-    sets = small_package() | {"dora-old": icon_set("dora", {"star": blocks("old star")})}
-    assert {entry.set for entry in survey(tmp_path, sets).held_out} == {"dora", "dora-old", "eve"}
+    sets = small_package()
+    sets["dora-old"] = icon_set("dora", {"star": blocks("old star")})
+    held_out = survey(tmp_path, sets).held_out
+    assert {entry.set for entry in held_out} == {"dora", "dora-old", "eve"}
 
 
 def test_of_one_caption_a_set_gives_only_so_many_and_the_same_ones_always(tmp_path):
     house = {f"house-{i}": blocks(f"house {i}") for i in range(9)}
-    sets = small_package() | {"ada": icon_set("ada", drawings_of("ada", ["star"]) | house)}
-    found = [survey(tmp_path / name, sets) for name in "ab"]
-    names = [[e.name for e in one.training if e.set == "ada"] for one in found]
-    assert names[0] == names[1]
-    assert len([name for name in names[0] if name.startswith("house")]) == 2
+    sets = small_package()
+    sets["ada"] = icon_set("ada", drawings_of("ada", ["star"]) | house)
+
+    def names_in(folder: Path) -> list[str]:
+        training = survey(folder, sets).training
+        return [entry.name for entry in training if entry.set == "ada"]
+
+    names = names_in(tmp_path / "a")
+    assert names_in(tmp_path / "b") == names
+    houses = [name for name in names if name.startswith("house")]
+    assert len(houses) == 2
 
 
 def test_a_drawing_handed_on_unchanged_is_no_drawing_of_another_vendor(tmp_path):
@@ -147,7 +158,10 @@ def test_a_caption_is_a_brand_where_too_many_vendors_file_it_under_logos(tmp_pat
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("held_out_vendors", ["dora", "zoe"], "zoe"), ("left_out_sets", ["flags"], "flags")],
+    [
+        ("held_out_vendors", ["dora", "zoe"], "zoe"),
+        ("left_out_sets", ["flags"], "flags"),
+    ],
 )
 def test_a_rule_that_names_nobody_is_refused(tmp_path, field, value, said):
     with pytest.raises(SpecError, match=rf"icons.yaml: {field}: {said} \(allowed: .*ada"):
@@ -198,20 +212,25 @@ def test_a_drawing_with_a_palette_keeps_it():
 def test_a_narrow_drawing_is_centred_in_its_square():
     """A box of 8 x 16 at (4, 0) fills the middle half."""
     body = '<path d="M4 0h8v16h-8z" fill="#000"/>'
-    drawn = pixels(draw_icon(job(body, box=(4, 0, 8, 16), palette=True), 32))
+    icon = job(body, box=(4, 0, 8, 16), palette=True)
+    drawn = pixels(draw_icon(icon, 32))
+    ground = drawn[0, 0]
     assert (drawn[:, 8:24] == 0).all()
-    assert (drawn[:, :8] == drawn[0, 0]).all()
-    assert (drawn[:, 24:] == drawn[0, 0]).all()
+    assert (drawn[:, :8] == ground).all()
+    assert (drawn[:, 24:] == ground).all()
 
 
 def test_many_drawings_come_back_in_their_order(tmp_path):
     """Three hundred are three chunks; every third shows nothing, and the others their left half."""
     body = '<path d="M0 0h8v16h-8z" fill="#000"/>'
     bodies = {f"icon-{i}": "" if i % 3 == 0 else body for i in range(301)}
-    package = icon_package.write_package(tmp_path, {"set": icon_set("ada", bodies, palette=True)})
-    keys = {("set", f"icon-{i}") for i in range(300)}
-    drawn = draw_all(read_icons(tmp_path / package.tarball, keys), 32)
-    assert list(drawn) == [("set", f"icon-{i}") for i in range(300) if i % 3]
+    icons = icon_set("ada", bodies, palette=True)
+    package = icon_package.write_package(tmp_path, {"set": icons})
+    keys = [("set", f"icon-{i}") for i in range(300)]
+
+    drawn = draw_all(read_icons(tmp_path / package.tarball, set(keys)), 32)
+
+    assert list(drawn) == [key for i, key in enumerate(keys) if i % 3]
     shape = drawn["set", "icon-1"].shape.reshape(16, 16)
     assert (shape[:, :8] == 0).all()
     assert (shape[:, 8:] > 200).all()
@@ -224,22 +243,46 @@ def shapes(*values: list[int]) -> np.ndarray:
 
 def test_a_shape_in_other_colours_is_a_copy():
     """A pixel apart correlates less, a flat shape not at all; the first of equal ones is taken."""
-    known = shapes([5, 5, 5, 5], [0, 0, 200, 200], [0, 0, 9, 9], [0, 200, 0, 200])
-    asked = shapes([100, 100, 150, 150], [200, 200, 0, 0], [10, 90, 10, 90], [0, 0, 0, 200])
-    similarity, position = find_nearest(np.concatenate([asked, shapes([7, 7, 7, 7])]), known)
+    known = shapes(
+        [5, 5, 5, 5],
+        [0, 0, 200, 200],
+        [0, 0, 9, 9],
+        [0, 200, 0, 200],
+    )
+    asked = shapes(
+        [100, 100, 150, 150],
+        [200, 200, 0, 0],
+        [10, 90, 10, 90],
+        [0, 0, 0, 200],
+        [7, 7, 7, 7],
+    )
+    similarity, position = find_nearest(asked, known)
     assert position.tolist()[:4] == [1, 1, 3, 1]
     assert similarity == pytest.approx([1, 1, 1, 1 / np.sqrt(3), 0])
+
+
+def centred(rows: np.ndarray) -> np.ndarray:
+    """Less their mean, in whole numbers."""
+    means = np.round(rows.mean(axis=1, keepdims=True))
+    found: np.ndarray = rows - means.astype(int)
+    return found
+
+
+def lengths(rows: np.ndarray) -> np.ndarray:
+    squares: np.ndarray = (rows**2).sum(axis=1)
+    return np.asarray(np.sqrt(squares))
 
 
 def test_similarities_are_those_of_exact_arithmetic():
     """In whole numbers of 64 bits, over more rows than one block holds."""
     rng = np.random.default_rng(0)
-    asked, known = (rng.integers(0, 256, (count, 256)) for count in (300, 40))
-    wide, narrow = (
-        rows - np.round(rows.mean(axis=1, keepdims=True)).astype(int) for rows in (asked, known)
-    )
-    lengths = [np.sqrt((rows**2).sum(axis=1)) for rows in (wide, narrow)]
-    exact = np.abs(wide @ narrow.T) / lengths[0][:, None] / lengths[1]
+    asked = rng.integers(0, 256, (300, 256))
+    known = rng.integers(0, 256, (40, 256))
+    one, other = centred(asked), centred(known)
+    products = np.abs(one @ other.T)
+    exact = products / lengths(one)[:, None] / lengths(other)
+
     similarity, position = find_nearest(asked.astype(np.uint8), known.astype(np.uint8))
+
     assert (position == exact.argmax(axis=1)).all()
     assert similarity == pytest.approx(exact.max(axis=1), rel=1e-6)

