@@ -75,7 +75,8 @@ def test_one_model_lies_on_a_gpu_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:
     with one_thread():
         checks = list(training.waiting(TOY))
-    assert "not checked: no GPU" in str(checks[0]) and "waits for data" in str(checks[1])
+    assert "not checked: no GPU" in str(checks[0])
+    assert "waits for data" in str(checks[1])
     assert [check.passed for check in checks] == [None, None]
 
 
@@ -85,7 +86,8 @@ def test_another_model_is_not_taken_for_equal() -> None:
     trainees = [Trainee(TOY.spec(), CPU, seed) for seed in (0, 0, 1)]
     losses = [float(trainee.step(*data)) for trainee in trainees]
     first, same, other = map(training.gradients, trainees)
-    assert losses[0] == losses[1] and training.distance(same, first) == 0
+    assert losses[0] == losses[1]
+    assert training.distance(same, first) == 0
     assert training.distance(other, first) > 2 * max(training.TOLERANCES.values())
 
 
@@ -94,7 +96,8 @@ def test_a_worker_that_leaves_nothing_has_failed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(processes, "Torchrun", lambda job, path: path)
     monkeypatch.setattr(processes, "_run_worker", lambda torchrun, stop_step: None)
     (check,) = gpu_check.run(processes.worker, TOY)
-    assert check.passed is False and "outcome.json" in check.text
+    assert check.passed is False
+    assert "outcome.json" in check.text
 
 
 def test_a_section_that_raises_failed_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +120,10 @@ def test_gpus_that_torch_cannot_use_end_the_check(monkeypatch: pytest.MonkeyPatc
     """As behind a driver that is too old; the processor is not checked in their place."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     ended = CliRunner().invoke(gpu_check.main, ["copies"])
-    assert ended.exit_code == 1 and "PASS" not in ended.output
-    assert "GPUs 0 are there, but torch" in ended.output and "fits the driver" in ended.output
+    assert ended.exit_code == 1
+    assert "PASS" not in ended.output
+    assert "GPUs 0 are there, but torch" in ended.output
+    assert "fits the driver" in ended.output
 
 
 @pytest.mark.parametrize("absent", ["header", "compiler"])
@@ -138,23 +143,32 @@ def test_what_compiles_kernels_must_be_there(
     else:
         monkeypatch.setattr(training.shutil, "which", lambda name: None)
     (check,) = training.tools(FULL)
-    assert check.passed is False and absent in str(check)
+    assert check.passed is False
+    assert absent in str(check)
     # Nothing is compiled where there is no GPU.
     assert next(training.tools(TOY)).passed is None
 
 
 def test_rates_lie_where_plan_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, whose rates are those of the arithmetic that profiles name."""
-    monkeypatch.setattr(gpu_check, "MEASURED", tmp_path / "work" / "rates.json")
+    path = tmp_path / "work" / "rates.json"
+    monkeypatch.setattr(gpu_check, "MEASURED", path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * 10**9, 80 * 10**9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
     rates = {"tf32": {"image": 3e13, "text": 5e13, "evaluation": 2e13}}
     monkeypatch.setattr(gpu_check, "FLOPS", rates)
-    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([Check("x", "y", True)]))
-    assert CliRunner().invoke(gpu_check.main, ["cache"]).exit_code == 0
-    content = json.loads((tmp_path / "work" / "rates.json").read_bytes())
-    assert content == {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": rates}
+    passed = Check("x", "y", True)
+    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([passed]))
+
+    ended = CliRunner().invoke(gpu_check.main, ["cache"])
+
+    assert ended.exit_code == 0
+    assert json.loads(path.read_bytes()) == {
+        "device": "NVIDIA X",
+        "memory_bytes": 80 * 10**9,
+        "flops": rates,
+    }
     assert Path("work/gpu-check.json") == forecast.MEASURED
 
 

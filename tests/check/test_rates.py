@@ -48,17 +48,22 @@ def test_each_profile_is_timed_in_its_own_arithmetic(monkeypatch: pytest.MonkeyP
 
     class Trainee:
         def __init__(self, spec: Any, device: torch.device) -> None:
-            self.spec, self.encoder, self.compiled = spec, self, False
+            self.spec = spec
+            self.encoder = self
+            self.compiled = False
 
         def compile(self) -> None:
             self.compiled = True
 
         def pairs_per_second(self, length: int, steps: int) -> float:
-            timed.append((self.spec.precision, *flags(), self.compiled, self.spec.text_parts))
+            spec = self.spec
+            timed.append((spec.precision, *flags(), self.compiled, spec.text_parts))
             return 500.0 if length == FULL.length else 800.0
 
     def count(profile: object, lengths: dict[str, int], num_images: int) -> Any:
-        text = {name: 5e9 if length == FULL.length else 1e9 for name, length in lengths.items()}
+        text = {}
+        for name, length in lengths.items():
+            text[name] = 5e9 if length == FULL.length else 1e9
         return SimpleNamespace(text_step=text, image_step=10e9, image_forward=3e9, loss={})
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -87,4 +92,5 @@ def test_each_profile_is_timed_in_its_own_arithmetic(monkeypatch: pytest.MonkeyP
         expected = {"image": 10e9 / 1.0625e-3, "text": 4e9 / 0.75e-3, "evaluation": 6e12}
         assert rates == pytest.approx(expected)
     # 36 GB are within the bound of TF32, and beyond that of bfloat16.
-    assert [check.passed for check in checks if "memory" in check.name] == [True, False]
+    of_memory = [check.passed for check in checks if "memory" in check.name]
+    assert of_memory == [True, False]

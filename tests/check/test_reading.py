@@ -33,12 +33,16 @@ def test_it_reads_and_decodes_a_folder_of_shards(
     ended = CliRunner().invoke(gpu_check.main, ["data", str(folder)])
     assert ended.exit_code == 0, ended.output
     lines = [line for line in ended.output.splitlines() if line.startswith("data: ")]
-    assert "reads: " in lines[0] and "decodes: " in lines[1] and "to 224 px" in lines[1]
-    assert "8 x a100 would train" in lines[2] and "8 x h100 would train" in lines[3]
+    assert "reads: " in lines[0]
+    assert "decodes: " in lines[1]
+    assert "to 224 px" in lines[1]
+    assert "8 x a100 would train" in lines[2]
+    assert "8 x h100 would train" in lines[3]
 
     (tmp_path / "empty").mkdir()
     ended = CliRunner().invoke(gpu_check.main, ["data", str(tmp_path / "empty")])
-    assert ended.exit_code == 1 and "no images in .tar files" in ended.output
+    assert ended.exit_code == 1
+    assert "no images in .tar files" in ended.output
 
 
 @pytest.mark.parametrize(("rate", "enough"), [(60_000.0, True), (30_000.0, False)])
@@ -59,7 +63,9 @@ def test_too_slow_shards_fail_on_the_gpus_that_they_are_for(
     monkeypatch.setattr(reading, "devices", lambda: [str(number) for number in range(8)])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     *_, verdict = reading.data(folder, "paper_lean", FULL)
-    assert verdict.passed is enough and asked == [56, 56], "seven loaders a GPU"
+    assert verdict.passed is enough
+    assert asked == [56, 56], "seven loaders a GPU"
     assert ("enough" in verdict.text) == enough
     # Nobody is to fail for GPUs that are not there.
-    assert [check.passed for check in reading.data(folder, "paper_lean", TOY)] == [None] * 4
+    checks = list(reading.data(folder, "paper_lean", TOY))
+    assert [check.passed for check in checks] == [None] * 4

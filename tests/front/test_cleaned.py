@@ -43,22 +43,38 @@ def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
     run = finished_run(spec)
     rows = [Row.model_validate(item["row"]) for item in pending_rows(run.work_dir)]
     (run.work_dir / "rows.jsonl").unlink()
-    first = len(rows) - len(outcomes)
-    for number, row in enumerate(rows):
-        right, attacked = outcomes[number - first] if number >= first else (90, 90)
+    counts = [(90, 90)] * (len(rows) - len(outcomes)) + [*outcomes]
+    for row, (right, attacked) in zip(rows, counts, strict=True):
+        changes = {
+            "num_images": IMAGES,
+            "num_correct": right,
+            "num_attacked": attacked,
+            "num_target": 0,
+            "num_target_attacked": 0,
+        }
+        row = row.model_copy(update=changes)
         bits = [np.arange(IMAGES) < count for count in (right, attacked, 0)]
-        counts = {"num_target": 0, "num_target_attacked": 0, "num_images": IMAGES}
-        row = row.model_copy(update=counts | {"num_correct": right, "num_attacked": attacked})
         append_row(run.work_dir, row, *bits)
-        best = cleaned_row(run.work_dir / CLEANED)
-        if (rank := row.rank(spec)) and (best is None or rank < (best.rank(spec) or rank)):
-            text = {"row": row.model_dump_json()}
-            save_file({"weights": torch.tensor(row.learning_rate)}, run.work_dir / CLEANED, text)
+        keep_if_best(run.work_dir / CLEANED, row, spec)
     end(run)
     return run
 
 
-OUTCOMES = [[(70, 5), (60, 0)], [(80, 6), (70, 4)], [(65, 0), (69, 0)]]
+def keep_if_best(path: Path, row: Row, spec: RunSpec) -> None:
+    """Write weights that tell the learning rate of a row, if no earlier row is as good."""
+    rank = row.rank(spec)
+    best = cleaned_row(path)
+    best_rank = best.rank(spec) if best else None
+    if rank and (best_rank is None or rank < best_rank):
+        weights = {"weights": torch.tensor(row.learning_rate)}
+        save_file(weights, path, {"row": row.model_dump_json()})
+
+
+OUTCOMES = [
+    [(70, 5), (60, 0)],
+    [(80, 6), (70, 4)],
+    [(65, 0), (69, 0)],
+]
 """Of three runs: the second is best, by the lower ASR; its more accurate model is not cleaned."""
 
 
@@ -78,18 +94,20 @@ def test_the_best_is_kept_in_any_order(specs: list[RunSpec], order: tuple[int, .
 
 def test_what_no_run_makes_any_longer_gives_way(specs: list[RunSpec]) -> None:
     """To the best of the others, which runs again: its weights were thrown away as second."""
-    runs = [ended(spec, *outcomes) for spec, outcomes in zip(specs, OUTCOMES, strict=True)]
-    for run in (runs[1], runs[0], runs[2]):
+    first, best, last = (
+        ended(spec, *outcomes) for spec, outcomes in zip(specs, OUTCOMES, strict=True)
+    )
+    for run in (best, first, last):
         assert deliver(run, RESULTS)
-    assert reopen_lost(runs, [], RESULTS) == []
-    left = [runs[0], runs[2]]
-    assert reopen_lost(left, [runs[2]], RESULTS) == [runs[0]]
+    assert reopen_lost([first, best, last], [], RESULTS) == []
+    left = [first, last]
+    assert reopen_lost(left, [last], RESULTS) == [first]
     assert not cleaned_file(specs[0]).exists()
 
     # What a call that ended early has begun goes on.
-    begun = runs[0].work_dir / "rows.jsonl"
+    begun = first.work_dir / "rows.jsonl"
     begun.write_text("begun")
-    assert reopen_lost(left, [], RESULTS) == [runs[0]]
+    assert reopen_lost(left, [], RESULTS) == [first]
     assert begun.exists()
     begun.unlink()
     assert deliver(ended(specs[0], *OUTCOMES[0]), RESULTS)
@@ -128,15 +146,18 @@ def test_a_run_keeps_the_weights_of_its_best_evaluation_bitwise_after_a_stop(
 
     def evaluate(model: CLIP, step: int, *_: Any) -> Predictions:
         seen[step] = model.visual.conv1.weight.detach().clone()
-        correct = np.arange(5) < right[step]
-        return Predictions(correct, np.zeros(5, bool), np.arange(5), np.arange(5))
+        classes = np.arange(5)
+        attacked = np.zeros(5, bool)
+        return Predictions(classes < right[step], attacked, classes, classes)
 
     spec = run_spec()
     train_run(tmp_path / "whole", spec, evaluate)
     with pytest.raises(Interrupted):
         train_run(tmp_path / "parts", spec, evaluate, emit=signal_at(step))
     train_run(tmp_path / "parts", spec, evaluate)
-    whole, parts = (tmp_path / name / CLEANED for name in ("whole", "parts"))
+
+    whole = tmp_path / "whole" / CLEANED
+    parts = tmp_path / "parts" / CLEANED
     assert whole.read_bytes() == parts.read_bytes()
     row = cleaned_row(whole)
     assert row is not None
