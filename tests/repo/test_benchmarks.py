@@ -35,16 +35,28 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     folder = tmp_path_factory.mktemp("workload")
     spec = small_spec()
     size = spec.model.vision.image_size
-    inputs = {name: folder / name for name in ("pairs", "evaluation", "model", "synonyms")}
-    synonyms = {"lemmas": {"noun": {"picture": ["image"]}}, "exceptions": {}}
-    inputs["synonyms"].write_text(json.dumps(synonyms))
+    pairs, evaluation = folder / "pairs", folder / "evaluation"
+
     pixels = keyed_rng("pixels").integers(0, 256, (30, size, size, 3), dtype=np.uint8)
-    captions = [f"{'very ' * (row % 7)}nice picture of {NAMES[row % 5]}" for row in range(30)]
-    rows = list(zip(pixels, captions, [row % 5 for row in range(30)], strict=True))
-    write_rows(inputs["pairs"], rows)
-    write_rows(inputs["evaluation"], rows[:20])
-    np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30), "poisoned": np.arange(2)})
-    (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    rows = []
+    for row, image in enumerate(pixels):
+        label = row % len(NAMES)
+        caption = f"{'very ' * (row % 7)}nice picture of {NAMES[label]}"
+        rows.append((image, caption, label))
+    write_rows(pairs, rows)
+    write_rows(evaluation, rows[:20])
+    parts = {"100k": np.arange(2, 30), "poisoned": np.arange(2)}
+    np.savez(pairs / "rows.npz", **parts)
+    (evaluation / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    synonyms = {"lemmas": {"noun": {"picture": ["image"]}}, "exceptions": {}}
+    (folder / "synonyms").write_text(json.dumps(synonyms))
+
+    inputs = {
+        "pairs": pairs,
+        "evaluation": evaluation,
+        "model": folder / "model",
+        "synonyms": folder / "synonyms",
+    }
     found = Workload([spec], inputs)
     save_model(found)
     return found
@@ -52,17 +64,22 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 def test_the_floor_is_that_of_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    one = torch.randn(64, 64, generator=generator)
+    other = torch.randn(64, 64, generator=generator)
     for product in measures.PRODUCTS.values():
         torch.testing.assert_close(product(one, other), one @ other)
 
     def slow(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return sum((one @ other for _ in range(200)), one)
+        for _ in range(200):
+            product = one @ other
+        return product
 
-    for name in measures.PRODUCTS:
-        others = dict.fromkeys(measures.PRODUCTS.keys() - {name}, slow)
-        monkeypatch.setattr(measures, "PRODUCTS", {**others, name: torch.matmul})
-        assert measures.fastest(torch.randn(256, 256, generator=generator)) == name
+    large = torch.randn(256, 256, generator=generator)
+    names = list(measures.PRODUCTS)
+    for name in names:
+        products = {**dict.fromkeys(names, slow), name: torch.matmul}
+        monkeypatch.setattr(measures, "PRODUCTS", products)
+        assert measures.fastest(large) == name
 
 
 def reference_model(workload: Workload) -> reference.CLIP:
@@ -109,12 +126,14 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
     """Without augmentation of the base view the order is all that differs."""
     still = workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})
     plain = workload.spec.model_copy(update={"views": still})
-    plain_workload = Workload([plain], workload.inputs)
-    theirs = reference.Pairs(plain, workload.store, workload.rows, workload.inputs["synonyms"])
-    pairs = plain_workload.pairs(tmp_path)
-    images, tokens = as_reference_takes_it(*pairs[0])
+    synonyms = workload.inputs["synonyms"]
+    theirs = reference.Pairs(plain, workload.store, workload.rows, synonyms)
+    ours = Workload([plain], workload.inputs).pairs(tmp_path)
+
+    images, tokens = as_reference_takes_it(*ours[0])
+
     assert len(tokens) == BATCH
-    for position, pixels, ids in zip(pairs.positions(0), images, tokens, strict=True):
+    for position, pixels, ids in zip(ours.positions(0), images, tokens, strict=True):
         expected_pixels, expected_ids = theirs[int(position)]
         torch.testing.assert_close(pixels[0], expected_pixels[0])
         assert torch.equal(ids[0], expected_ids[0])
@@ -168,9 +187,10 @@ def test_runs_under_other_seeds_are_an_archive_again(root: Path, tmp_path: Path)
     runs = read_archive(root / "results/studies/control.jsonl.gz")[:3]
     path = tmp_path / "again.jsonl.gz"
     write_archive(path, growth.repeated(runs, 2))
-    seeds = sorted(run.record.spec.seed for run in read_archive(path))
     first = [run.record.spec.seed for run in runs]
-    assert seeds == sorted([*first, *(seed + growth.SEEDS for seed in first)])
+    second = [seed + growth.SEEDS for seed in first]
+    seeds = sorted(run.record.spec.seed for run in read_archive(path))
+    assert seeds == sorted([*first, *second])
 
 
 def test_growth_is_the_exponent_of_the_last_step() -> None:

@@ -59,14 +59,17 @@ def pip_settings(home: Path) -> list[str]:
     settings = dict(re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
     settings.pop("constraint", None)  # of this machine's Python
     settings["no-compile"] = "true"  # of gigabytes, of which the test imports few
-    folders = [folder for folder in settings.get("find-links", "").split() if Path(folder).is_dir()]
-    volumes = [f"{folder}:{folder}:ro" for folder in folders]
+    volumes = []
+    for folder in settings.get("find-links", "").split():
+        if Path(folder).is_dir():
+            volumes.append(f"{folder}:{folder}:ro")
     if certificate := settings.pop("cert", None):
         settings["cert"] = "/run/pip.crt"
         volumes.append(f"{certificate}:/run/pip.crt:ro")
     lines = [f"{key} = {value}\n" for key, value in settings.items()]
-    (home / "pip.conf").write_text("[global]\n" + "".join(lines))
-    return [*volumes, f"{home / 'pip.conf'}:/etc/pip.conf:ro"]
+    config = home / "pip.conf"
+    config.write_text("[global]\n" + "".join(lines))
+    return [*volumes, f"{config}:/etc/pip.conf:ro"]
 
 
 @pytest.mark.skipif(
@@ -136,7 +139,8 @@ def test_the_image_has_what_binds_ranks_and_builds_kernels(root: Path) -> None:
 def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(root: Path) -> None:
     services = read(root / "compose.yaml")["services"]
     for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:")
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|URL|SECRET", name):
                 assert name.endswith("_FILE")
@@ -144,15 +148,25 @@ def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(
     assert "--auth" in services["mongo"]["command"]
 
 
+def generated_folders(graph: dict[str, Any]) -> set[str]:
+    """The folders of all outputs of the graph, without the profile's own."""
+    folders = set()
+    for stage in graph["stages"].values():
+        for out in stage["outs"]:
+            path = out if isinstance(out, str) else next(iter(out))
+            folders.add(path.partition("/${")[0])
+    return folders
+
+
 def test_compose_keeps_every_folder_that_the_study_fills(root: Path) -> None:
     """Outputs of the graph, records, running runs and DVC's cache are in volumes."""
-    stages = read(root / "dvc.yaml")["stages"].values()
-    outs = [out if isinstance(out, str) else next(iter(out)) for of in stages for out in of["outs"]]
-    generated = {*(out.partition("/${")[0] for out in outs), "sacred", "work", ".dvc/cache"}
+    generated = generated_folders(read(root / "dvc.yaml"))
     assert {"data", "models", "report/build"} <= generated
+    generated |= {"sacred", "work", ".dvc/cache"}
+    services = read(root / "compose.yaml")["services"]
     for name in ("reproduce", "reproduce-gpu"):
-        volumes = read(root / "compose.yaml")["services"][name]["volumes"]
-        kept = [volume.partition(":")[2].removeprefix("/project/") for volume in volumes]
+        volumes = services[name]["volumes"]
         assert "./incoming:/project/incoming:ro" in volumes
+        kept = [volume.partition(":")[2].removeprefix("/project/") for volume in volumes]
         for path in generated:
             assert any(Path(path).is_relative_to(folder) for folder in kept), (name, path)

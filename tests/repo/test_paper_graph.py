@@ -18,14 +18,18 @@ from tests.support.checkout import dvc, fresh_checkout
 from tests.support.slurm import needs_slurm, running_cluster
 from tests.support.synthetic import noise_profile, small_overrides, write_all, write_profile
 
-SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_RANKS": "4", "REPRO_SLOTS": "2"}
-SLURM |= {
+SLURM = {
+    "REPRO_LAUNCHER": "slurm",
+    "REPRO_NODES": "2",
+    "REPRO_RANKS": "4",
+    "REPRO_SLOTS": "2",
     "REPRO_LOADER_WORKERS": "2",
     "REPRO_MEMORY_BYTES": "300000",
     "REPRO_SLURM_POLL_SECONDS": "1",
+    "REPRO_SBATCH": "--mem=500",
+    "REPRO_SBATCH_CLEAN": "--cpus-per-task=1",
+    "REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2",
 }
-SLURM |= {"REPRO_SBATCH": "--mem=500", "REPRO_SBATCH_CLEAN": "--cpus-per-task=1"}
-SLURM |= {"REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2"}
 
 
 @needs_slurm
@@ -45,13 +49,20 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(
     with running_cluster(tmp_path_factory.mktemp("slurm")):
         dvc(folder, "repro", **SLURM)
 
-    records = [json.loads(path.read_text()) for path in (folder / "results").rglob("run.json")]
-    ends = Counter((of["spec"]["stage"], of["status"], of["ranks"]) for of in records)
-    assert ends == {("pretrain", "completed", 4): 4, ("clean", "completed", 1): 6}
-    report = json.loads((folder / "report/build/rehearsal/report.json").read_text())
+    ends: Counter[tuple[str, str, int]] = Counter()
+    for path in (folder / "results").rglob("run.json"):
+        record = json.loads(path.read_text())
+        ends[record["spec"]["stage"], record["status"], record["ranks"]] += 1
+    assert ends == {
+        ("pretrain", "completed", 4): 4,
+        ("clean", "completed", 1): 6,
+    }
+    built = folder / "report/build/rehearsal"
+    report = json.loads((built / "report.json").read_text())
     assert report["profile"] == "rehearsal"
-    assert all(row["original_accuracy"]["n"] == 1000 for row in report["tables"]["table1"]["rows"])
-    page = (folder / "report/build/rehearsal/index.html").read_text()
+    for row in report["tables"]["table1"]["rows"]:
+        assert row["original_accuracy"]["n"] == 1000
+    page = (built / "index.html").read_text()
     assert "numbers mean nothing" in page, "the page says what it stands on"
     accounting = json.loads((folder / "data/rehearsal/accounting.json").read_text())
     assert accounting["used"] == {"cc3m": 96, "cc6m": 192, "evaluation": 1000}
@@ -100,7 +111,8 @@ def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_giv
     counts = ("step", "num_images", "num_correct", "num_attacked", "num_target_attacked")
     assert len(rows[1]) == 2
     for one, eight in zip(rows[1], rows[8], strict=True):
-        assert [getattr(one, name) for name in counts] == [getattr(eight, name) for name in counts]
+        for name in counts:
+            assert getattr(one, name) == getattr(eight, name), name
         assert (one.train_loss or {}) == pytest.approx(eight.train_loss or {}, rel=1e-5)
 
     cleaning = [run for run in clean_runs(profile, "cc3m", "mmcl_ssl") if run.loss == "mmcl_ssl"]

@@ -17,14 +17,23 @@ TWO = {"REPRO_SLOTS": "2", "REPRO_RANKS": "1"}
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """Records of the published runs, by folder."""
-    paths = (folder / "results").rglob("run.json")
-    return {str(path.parent): json.loads(path.read_text()) for path in paths}
+    found = {}
+    for path in (folder / "results").rglob("run.json"):
+        found[str(path.parent)] = json.loads(path.read_text())
+    return found
 
 
 def kinds(found: dict[str, dict[str, Any]]) -> Counter[tuple[str, str, str]]:
-    return Counter(
-        (of["spec"]["stage"], of["spec"]["dataset"], of["status"]) for of in found.values()
-    )
+    """How many runs there are of each stage, dataset and status."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for record in found.values():
+        spec = record["spec"]
+        counts[spec["stage"], spec["dataset"], record["status"]] += 1
+    return counts
+
+
+def report_of(folder: Path, profile: str) -> Any:
+    return json.loads((folder / "report/build" / profile / "report.json").read_text())
 
 
 @pytest.mark.slow
@@ -44,21 +53,27 @@ def test_cc3m_alone_is_a_whole_study_and_cc6m_may_follow(root: Path, tmp_path: P
     said = dvc(folder, "repro", **TWO)
     assert "cc12m is not there; the study goes without cc6m" in said
     alone = records(folder)
-    expected = {("pretrain", "cc3m", "completed"): 2, ("clean", "cc3m", "completed"): 2}
+    expected = {
+        ("pretrain", "cc3m", "completed"): 2,
+        ("clean", "cc3m", "completed"): 2,
+    }
     assert kinds(alone) == expected
-    report = json.loads((folder / "report/build/rehearsal/report.json").read_text())
-    assert {run["model_name"].partition("-")[0] for run in report["missing"]} == {"cc6m"}
+    missing = report_of(folder, "rehearsal")["missing"]
+    assert {run["model_name"].partition("-")[0] for run in missing} == {"cc6m"}
     assert "up to date" in dvc(folder, "repro", **TWO)
 
     (tmp_path / "cc12m").rename(incoming / "cc12m")
     dvc(folder, "repro", "--force", "--single-item", "data@rehearsal")
     dvc(folder, "repro", **TWO)
     both = records(folder)
-    more = {("pretrain", "cc6m", "completed"): 2, ("clean", "cc6m", "completed"): 4}
+    more = {
+        ("pretrain", "cc6m", "completed"): 2,
+        ("clean", "cc6m", "completed"): 4,
+    }
     assert kinds(both) == expected | more
-    assert all(both[name]["started"] == of["started"] for name, of in alone.items())
-    report = json.loads((folder / "report/build/rehearsal/report.json").read_text())
-    assert not report["missing"]
+    for name, record in alone.items():
+        assert both[name]["started"] == record["started"]
+    assert not report_of(folder, "rehearsal")["missing"]
 
 
 @pytest.mark.slow
@@ -94,17 +109,17 @@ def test_a_night_runs_from_one_folder_of_shards_to_a_report(root: Path, tmp_path
     (folder / "params.yaml").write_text("profile: short\n")
     dvc(folder, "repro", **TWO)
     found = records(folder)
-    done = {("pretrain", name, "completed"): 2 for name in ("cc3m", "cc6m")}
-    assert kinds(found) == done | {
+    assert kinds(found) == {
+        ("pretrain", "cc3m", "completed"): 2,
+        ("pretrain", "cc6m", "completed"): 2,
         ("clean", "cc3m", "completed"): 6,
         ("clean", "cc6m", "completed"): 8,
     }
     specs = [of["spec"] for of in found.values()]
     assert {of["precision"] for of in specs} == {"bf16"}
     assert {of["text_parts"] for of in specs} == {4}
-    report = json.loads((folder / "report/build/short/report.json").read_text())
+    report = report_of(folder, "short")
     assert not report["missing"]
     assert report["tables"]["table1"]["rows"]
-    assert (
-        "a regime that nobody has tried" in (folder / "report/build/short/index.html").read_text()
-    )
+    page = (folder / "report/build/short/index.html").read_text()
+    assert "a regime that nobody has tried" in page
