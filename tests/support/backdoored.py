@@ -29,10 +29,12 @@ STEPS, BATCH = 100, 96
 
 def pictures(labels: Sequence[int], seed: str) -> np.ndarray:
     """Images (n, SIZE, SIZE, 3): sixteen coloured tiles of each label's class, under noise."""
-    tiles = keyed_rng("tiles").integers(0, 256, (len(NAMES), 4, 4, 3))[np.array(labels)]
+    of_classes = keyed_rng("tiles").integers(0, 256, (len(NAMES), 4, 4, 3))
+    tiles = of_classes[np.array(labels)]
     clean = tiles.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
     noise = keyed_rng(seed).integers(-24, 25, clean.shape)
-    return (clean + noise).clip(0, 255).astype(np.uint8)
+    noisy = (clean + noise).clip(0, 255)
+    return noisy.astype(np.uint8)
 
 
 def stamped(images: np.ndarray, seed: str) -> np.ndarray:

@@ -71,20 +71,26 @@ def verify(folder: Path, profile: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def results(folder: Path, profile: str) -> dict[str, Any]:
     """Stores and weights of a profile by hash; bits, and rows without times, of every run."""
     found: dict[str, Any] = {}
-    stores = [folder / room / profile for room in ("data", "poisoned", "models")]
-    for path in sorted(path for store in stores for path in store.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_file() and path.name != "run.json" and "/." not in name:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for room in ("data", "poisoned", "models"):
+        for path in sorted((folder / room / profile).rglob("*")):
+            name = str(path.relative_to(folder))
+            if path.is_file() and path.name != "run.json" and "/." not in name:
+                found[name] = sha256(path.read_bytes())
     for path in sorted((folder / "results" / profile).rglob("rows.jsonl")):
-        rows = [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
+        lines = path.read_text().splitlines()
+        rows = [json.loads(line) | {"seconds": 0} for line in lines]
         with np.load(path.with_name("bits.npz"), allow_pickle=False) as bits:
-            digests = {key: hashlib.sha256(bits[key].tobytes()).hexdigest() for key in bits.files}
-        status = json.loads(path.with_name("run.json").read_bytes())["status"]
-        found[str(path.parent.relative_to(folder))] = status, digests, rows
+            digests = {key: sha256(bits[key].tobytes()) for key in bits.files}
+        record = json.loads(path.with_name("run.json").read_bytes())
+        name = str(path.parent.relative_to(folder))
+        found[name] = record["status"], digests, rows
     return found
 
 

@@ -108,25 +108,50 @@ def write_run(
 
 def record_of(spec: RunSpec, **told: Any) -> RunRecord:
     """The record of a made-up run; `told`: fields of it, above all how it ended."""
-    seconds = {"train_seconds": 20.0, "evaluate_seconds": 9.0, "data_wait_seconds": 1.0}
-    code = {"code": next(iter(accepted_codes())), "commit": "0" * 40, "dirty": False}
-    place = {"python": "3.11", "torch": "2.13", "device": "cpu"}
-    counts = {"ranks": 1, "threads": 1, "num_samples": 4000, "model_step": 0, "attempts": 1}
-    end = {"status": "completed", "reason": "", "fingerprint": "", "inputs": {}}
-    other = {"started": "2026-01-02T03:04:05+00:00", "seconds": 30.0, "environment": place}
-    other |= {"peak_memory_bytes": 500_000_000, "sacred": f"{spec.profile}/1"}
-    fields: dict[str, Any] = seconds | code | counts | end | other
+    fields: dict[str, Any] = {
+        "code": next(iter(accepted_codes())),
+        "commit": "0" * 40,
+        "dirty": False,
+        "environment": {"python": "3.11", "torch": "2.13", "device": "cpu"},
+        "fingerprint": "",
+        "inputs": {},
+        "ranks": 1,
+        "threads": 1,
+        "attempts": 1,
+        "status": "completed",
+        "reason": "",
+        "num_samples": 4000,
+        "model_step": 0,
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 30.0,
+        "train_seconds": 20.0,
+        "evaluate_seconds": 9.0,
+        "data_wait_seconds": 1.0,
+        "peak_memory_bytes": 500_000_000,
+        "sacred": f"{spec.profile}/1",
+    }
     return RunRecord(spec=spec, **(fields | told))
 
 
 def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:
     """A study of `mini` by its overrides, one variant a name: CleanCLIP of CC3M models, seed 0."""
-    plain: dict[str, Any] = {"models": None, "poisoned": True, "seeds": [0], "why": "as it is"}
-    plain["pretrain_objectives"] = ["mmcl", "mmcl_ssl"]
-    whole = {name: {**plain, "overrides": overrides} for name, overrides in variants.items()}
-    cells = {"datasets": ["cc3m"], "clean_sizes": ["100k"], "losses": ["mmcl_ssl"]}
-    fields = {"question": "Does it matter?", "profile": "mini", "stages": ["pretrain", "clean"]}
-    study = {**fields, **cells, "reference": next(iter(whole)), "variants": whole}
+    plain: dict[str, Any] = {
+        "models": None,
+        "pretrain_objectives": ["mmcl", "mmcl_ssl"],
+        "poisoned": True,
+        "seeds": [0],
+        "why": "as it is",
+    }
+    study = {
+        "question": "Does it matter?",
+        "profile": "mini",
+        "stages": ["pretrain", "clean"],
+        "datasets": ["cc3m"],
+        "clean_sizes": ["100k"],
+        "losses": ["mmcl_ssl"],
+        "reference": next(iter(variants)),
+        "variants": {name: {**plain, "overrides": of} for name, of in variants.items()},
+    }
     return Study.model_validate(study | changed)
 
 
@@ -179,9 +204,12 @@ def outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float
     """Accuracy and ASR: stronger rates clean more and cost more, most after MMCL + SSL."""
     accuracy, asr = START.get(spec.pretrain_objective, START["mmcl"])
     if spec.stage == "pretrain":
-        return accuracy * max(0.02, progress), asr * max(0.02, progress)
+        share = max(0.02, progress)
+        return accuracy * share, asr * share
     strength = relative_rate**0.5 * min(1.0, 3 * progress)
     cleanclip = 0.04 if spec.pretrain_objective == "mmcl" else 0.5
     cost = {"mmcl": 0.25, "ssl": 0.9, "mmcl_ssl": cleanclip}[spec.loss]
     power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
-    return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))
+    kept = 1 - cost * strength
+    left = 1 - power * 1.05 * strength
+    return accuracy * kept, max(0.0, asr * left)

@@ -79,11 +79,26 @@ def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
 
 def row_of_run(spec: RunSpec, fingerprint: str, **measured: Any) -> Row:
     """A row with the names of the run; `measured` are the other fields."""
-    names = ("profile", "stage", "dataset", "pretrain_objective", "clean_size", "loss", "variant")
-    fields: dict[str, Any] = {name: getattr(spec, name) for name in (*names, "poisoned", "seed")}
-    fields |= {"run": spec.run_id, "fingerprint": fingerprint, "train_loss": None, "seconds": 1.0}
-    fields |= {"learning_rate": spec.schedule.learning_rate, "step_learning_rate": 0.0}
-    fields |= {"sample_classes": [], "sample_classes_triggered": [], "logit_scale": 14.0}
+    fields: dict[str, Any] = {
+        "profile": spec.profile,
+        "stage": spec.stage,
+        "dataset": spec.dataset,
+        "pretrain_objective": spec.pretrain_objective,
+        "clean_size": spec.clean_size,
+        "loss": spec.loss,
+        "variant": spec.variant,
+        "poisoned": spec.poisoned,
+        "seed": spec.seed,
+        "run": spec.run_id,
+        "fingerprint": fingerprint,
+        "train_loss": None,
+        "seconds": 1.0,
+        "learning_rate": spec.schedule.learning_rate,
+        "step_learning_rate": 0.0,
+        "sample_classes": [],
+        "sample_classes_triggered": [],
+        "logit_scale": 14.0,
+    }
     return Row(**(fields | measured))
 
 

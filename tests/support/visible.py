@@ -11,7 +11,10 @@ TAG = re.compile(r"<[^>]*>")
 
 def visible_text(page: str) -> str:
     """The text of a page, a block a line."""
-    text = BLOCK.sub("\n", HIDDEN.sub("", page).replace("\n", " "))
-    text = html.unescape(TAG.sub("", CELL.sub(" | ", text)))
-    lines = (re.sub(r"\s+", " ", line).strip() for line in text.split("\n"))
-    return "\n".join(line for line in lines if line.strip(" |")) + "\n"
+    shown = HIDDEN.sub("", page).replace("\n", " ")
+    blocks = BLOCK.sub("\n", shown)
+    cells = CELL.sub(" | ", blocks)
+    text = html.unescape(TAG.sub("", cells))
+    lines = [re.sub(r"\s+", " ", line).strip() for line in text.split("\n")]
+    filled = [line for line in lines if line.strip(" |")]
+    return "\n".join(filled) + "\n"
