@@ -16,7 +16,7 @@ from repro.report.measures import Context, Evaluations, Value
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
 from repro.report.studies import read_study_results, whole_seeds
-from repro.report.verdicts import Verdicts, verdicts
+from repro.report.verdicts import verdicts
 from tests.support.curves import arm, evaluated
 
 
@@ -59,8 +59,9 @@ def test_page_and_article_place_every_line(archived: Answer, root: Path, name: s
         environment = jinja_environment(autoescape=True)
         head = re.search(r"<p class=.lead.>.*answer.headline.*</p>", source)
         part = re.search(r"<ul class=.answer.>.*?</ul>", source, re.DOTALL)
-        assert head and part
-        text = environment.from_string(head[0] + part[0]).render(answer=archived)
+        assert head
+        assert part
+        template = head[0] + part[0]
         expected = [line.says for line in archived.lines]
     else:
         environment = jinja_environment(
@@ -72,8 +73,11 @@ def test_page_and_article_place_every_line(archived: Answer, root: Path, name: s
         )
         part = re.search(r"<% if answer %>.*?<% else %>", source, re.DOTALL)
         assert part
-        text = environment.from_string(part[0] + "<% endif %>").render(answer=archived)
+        template = part[0] + "<% endif %>"
         expected = [escape(line.says) for line in archived.lines]
+
+    text = environment.from_string(template).render(answer=archived)
+
     text = plain_text(text.replace("&#39;", "'"))
     assert archived.headline in text
     for says in expected:
@@ -98,11 +102,15 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
 
 def confirmed(claims: Claims, outcome: Any, of_draws: Draws | None = None) -> Answer:
     """The answer if all arms of the confirmation behave like `outcome`."""
-    seeds, arms = claims.rules.seeds["mini"], claims.comparisons.confirmed["mini"]
+    seeds = claims.rules.seeds["mini"]
+    arms = claims.comparisons.confirmed["mini"]
     names = sorted({arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins})
-    frame = pd.concat([arm(outcome, seeds, name) for name in names], ignore_index=True)
-    done = dict.fromkeys({name.split("/")[0] for name in names}, seeds)
-    judged = verdicts(evaluated(frame), claims, "mini", done, "exact")
+    frames = [arm(outcome, seeds, name) for name in names]
+    evaluations = evaluated(pd.concat(frames, ignore_index=True))
+    done = {name.split("/")[0]: seeds for name in names}
+
+    judged = verdicts(evaluations, claims, "mini", done, "exact")
+
     found = answer(judged, of_draws, 5e-4)
     assert found is not None
     return found
@@ -112,32 +120,52 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     """No rate cleans MMCL + SSL models; and both objectives are alike."""
 
     def stuck(objective: str, seed: int, rate: float) -> tuple[float, float]:
-        return (0.4, 0.001 * seed) if objective == "mmcl" else (0.1 - 0.001 * seed, 0.9)
+        between_seeds = 0.001 * seed
+        if objective == "mmcl":
+            return 0.4, between_seeds
+        return 0.1 - between_seeds, 0.9
 
-    worst, alike = confirmed(claims, stuck), confirmed(claims, lambda *_: (0.4, 0.01))
-    assert worst.lines[1].answer == "yes" and "0 of 30" in worst.lines[1].says
+    worst = confirmed(claims, stuck)
+    assert worst.lines[1].answer == "yes"
+    assert "0 of 30" in worst.lines[1].says
+
+    alike = confirmed(claims, lambda *_: (0.4, 0.01))
     assert alike.lines[0].answer in ("no", "undecided")
     assert "paper is right that MMCL + SSL models are harder to clean" not in alike.headline
 
 
 def over_draws(complete: int) -> Draws:
     """A study of four draws: 10, 20, 30, 40 points of the ASR, a doubling, 0.1 to 0.4 points."""
-    rows = [
-        DrawRow(measure, "", "", "cc6m", "200k", complete, estimate(values), None, None, None)
-        for measure, values in (
-            ("asr_left_at_rate", {seed: Value(0.1 * seed) for seed in (1, 2, 3, 4)}),
-            ("rate_doublings", {seed: Value(1.0, at_least=seed == 1) for seed in (1, 2, 3, 4)}),
-            ("lost_at_cap", {seed: Value(0.001 * seed) for seed in (1, 2, 3, 4)}),
+    seeds = (1, 2, 3, 4)
+    by_measure = {
+        "asr_left_at_rate": {seed: Value(0.1 * seed) for seed in seeds},
+        "rate_doublings": {seed: Value(1.0, at_least=seed == 1) for seed in seeds},
+        "lost_at_cap": {seed: Value(0.001 * seed) for seed in seeds},
+    }
+    rows = []
+    for measure, values in by_measure.items():
+        row = DrawRow(
+            measure=measure,
+            title="",
+            unit="",
+            dataset="cc6m",
+            clean_size="200k",
+            draws=complete,
+            difference=estimate(values),
+            seeds=None,
+            ratio=None,
+            share=None,
         )
-    ]
+        rows.append(row)
     return Draws(complete, 4, 2, rows)
 
 
 def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Claims) -> None:
-    whole, part = (
-        confirmed(claims, lambda *_: (0.4, 0.01), over_draws(complete)).lines[4].says
-        for complete in (4, 3)
-    )
+    def of_draws(complete: int) -> str:
+        return confirmed(claims, lambda *_: (0.4, 0.01), over_draws(complete)).lines[4].says
+
+    whole = of_draws(4)
+    part = of_draws(3)
     for said in (
         "There are 4 other draws, each with a seed of its own and 2 with another target class.",
         "keep 25.0 [4.5, 45.5] points more of the ASR",
@@ -145,11 +173,11 @@ def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Cla
         "lose 0.2 [0.0, 0.5] points more of their accuracy",
         "Over them (CC6M, 200K), MMCL + SSL models keep",
     ):
-        assert said in whole and said not in part
+        assert said in whole
+        assert said not in part
 
 
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
-    found: Verdicts = verdicts(
-        evaluated(arm(lambda *_: (0.4, 0.01), range(3))), claims, "mini", {}, "proxy"
-    )
+    evaluations = evaluated(arm(lambda *_: (0.4, 0.01), range(3)))
+    found = verdicts(evaluations, claims, "mini", {}, "proxy")
     assert answer(found, None, None) is None

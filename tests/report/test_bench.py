@@ -14,20 +14,26 @@ from repro.report.contrasts import estimate
 from repro.report.document import plain
 from repro.report.measures import CleanedModel, Evaluations, Value
 from repro.report.sentences import answers
+from repro.spec import Profile
 from repro.study.spec import load_study, varied
 from tests.report.test_studies import CONTEXT, of_mechanism
-
-PARTS = ("accuracy", "validation_accuracy", "asr", "validation_asr", "test_asr")
 
 
 def states(variant: str, seed: int, start: float, ends: dict[float, tuple[float, float]]) -> Any:
     """A start at an accuracy of 40% and the ends of its runs: rate to accuracy and ASR."""
-    for rate, (accuracy, asr) in ends.items():
-        run = {"variant": variant, "seed": seed, "pretrain_objective": "mmcl", "study": "bench"}
-        run |= {"run": f"{variant}/{seed}/{rate}", "learning_rate": rate}
-        for step, (a, b) in enumerate([(0.4, start), (accuracy, asr)]):
+    model = {"variant": variant, "seed": seed, "pretrain_objective": "mmcl", "study": "bench"}
+    for rate, end in ends.items():
+        run = {**model, "run": f"{variant}/{seed}/{rate}", "learning_rate": rate}
+        for step, (accuracy, asr) in enumerate([(0.4, start), end]):
             yield of_mechanism(
-                **run, step=step, index=step, **dict(zip(PARTS, (a, a, b, b, b), strict=True))
+                **run,
+                step=step,
+                index=step,
+                accuracy=accuracy,
+                validation_accuracy=accuracy,
+                asr=asr,
+                validation_asr=asr,
+                test_asr=asr,
             )
 
 
@@ -42,35 +48,38 @@ def test_without_the_trigger_the_strongest_setting_that_keeps_the_accuracy_count
     assert asr_blind(CleanedModel(frame.iloc[0], frame, CONTEXT), lost).value == left
 
 
+def finished(profile: Profile, variant: str, seed: int) -> SimpleNamespace:
+    """A cleaning run of a minute, as far as the bench reads it."""
+    defence = profile.clean.defence
+    name = defence.name if defence else "cleanclip"
+    spec = SimpleNamespace(
+        stage="clean",
+        variant=variant,
+        seed=seed,
+        dataset="cc6m",
+        clean_size="200k",
+        pretrain_objective="mmcl",
+        trigger=profile.data.poison.trigger,
+        defence_settings=(name, {"ssl_weight": 1.0}),
+    )
+    return SimpleNamespace(record=SimpleNamespace(spec=spec, seconds=60.0))
+
+
 @pytest.fixture
 def cells() -> list[BenchCell]:
     """Stripes against two defences, and a variant whose backdoor did not take; three seeds."""
     study = load_study("bench")
     rows, runs = [], []
-    for variant, start in [("stripes_cleanclip", 0.95), ("stripes_par", 0.95), ("badnet_par", 0.5)]:
+    starts = {"stripes_cleanclip": 0.95, "stripes_par": 0.95, "badnet_par": 0.5}
+    for variant, start in starts.items():
         profile = varied(study, study.variants[variant])
         for seed in (25, 26, 27):
             rows += states(variant, seed, start, ENDS)
-            for _ in ENDS:
-                defence = profile.clean.defence
-                spec = SimpleNamespace(
-                    stage="clean",
-                    variant=variant,
-                    seed=seed,
-                    dataset="cc6m",
-                    clean_size="200k",
-                    pretrain_objective="mmcl",
-                    trigger=profile.data.poison.trigger,
-                    defence_settings=(
-                        defence.name if defence else "cleanclip",
-                        {"ssl_weight": 1.0},
-                    ),
-                )
-                record = SimpleNamespace(spec=spec, seconds=60.0)
-                runs.append(SimpleNamespace(record=record))
+            runs += [finished(profile, variant, seed) for _ in ENDS]
     results: Any = SimpleNamespace(name="bench", spec=study, runs=runs)
     other: Any = SimpleNamespace(name="seeds", spec=load_study("seeds"), runs=runs)
-    return bench([results, other], Evaluations(pd.DataFrame(rows), CONTEXT))
+    evaluations = Evaluations(pd.DataFrame(rows), CONTEXT)
+    return bench([results, other], evaluations)
 
 
 def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) -> None:
@@ -80,13 +89,15 @@ def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) 
         ("square of random vertical stripes", "PAR", True),
     ]
     cell = cells[1]
-    assert cell.core_seconds == 180 and cell.left.seeds == 3
+    assert cell.core_seconds == 180
+    assert cell.left.seeds == 3
     # No loss up to 2.5%, then 50% up to 7.5%, 20% up to 20%.
-    assert cell.left.mean == pytest.approx((2.5 * 0.95 + 5 * 0.5 + 12.5 * 0.2) / 20, abs=0.005)
+    left = (2.5 * 0.95 + 5 * 0.5 + 12.5 * 0.2) / 20
+    assert cell.left.mean == pytest.approx(left, abs=0.005)
     assert cell.price.mean == pytest.approx(0.5 - cell.left.mean)
-    assert [(s.kept, s.asr) for s in cell.settings] == [
-        pytest.approx((accuracy / 0.4, asr)) for accuracy, asr in ENDS.values()
-    ]
+    for setting, (accuracy, asr) in zip(cell.settings, ENDS.values(), strict=True):
+        assert setting.kept == pytest.approx(accuracy / 0.4)
+        assert setting.asr == pytest.approx(asr)
 
 
 def test_the_table_for_programs_has_means_and_intervals(cells: list[BenchCell]) -> None:
@@ -97,9 +108,21 @@ def test_the_table_for_programs_has_means_and_intervals(cells: list[BenchCell]) 
 def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     """One line a question, of cells whose backdoor took; nothing is said of what has not run."""
     assert answers({}, []) == {}
-    rate = {"sum": estimate({25: Value(0.25), 26: Value(0.35)}), "verdict": "supported"}
-    rows = [{"family": "pre-training", "says": "views make models resist", **rate}]
-    rows += [{**rows[0], "says": "a view cleans", "family": "cleaning", "verdict": "refuted"}]
+
+    of_seeds = estimate({25: Value(0.25), 26: Value(0.35)})
+    pretraining = {
+        "family": "pre-training",
+        "says": "views make models resist",
+        "sum": of_seeds,
+        "verdict": "supported",
+    }
+    cleaning = {
+        "family": "cleaning",
+        "says": "a view cleans",
+        "sum": of_seeds,
+        "verdict": "refuted",
+    }
+    rows = [pretraining, cleaning]
     said = answers(plain({"mechanism": rows, "bench": rows}), plain(cells))
     assert said.keys() == {"mechanism", "blind"}
     assert said["mechanism"] == (
@@ -110,11 +133,13 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     ends = f"{100 * min(blind):.1f}% to {100 * max(blind):.1f}%"
     assert f"is left with an ASR of {ends}, by attack, model and defence." in said["blind"]
 
-    patch = [replace(cells[1], attack=attack, took=True) for attack in TRIGGERS.values()][:2]
-    both = [*patch, replace(patch[0], pretrain_objective="mmcl_ssl")]
+    one_attack, another_attack = list(TRIGGERS.values())[:2]
+    one = replace(cells[1], attack=one_attack, took=True)
+    another = replace(cells[1], attack=another_attack, took=True)
+    with_ssl = replace(one, pretrain_objective="mmcl_ssl")
     undecided = [{**row, "verdict": "undecided"} for row in rows]
-    said = answers(plain({"bench": undecided}), plain(both))
+    said = answers(plain({"bench": undecided}), plain([one, another, with_ssl]))
     assert "ends at its gate, because neither" in said["gate"]
     assert said["defence"].endswith("by defence, 0.0 points (CleanCLIP).")
     assert said["trigger"].startswith("Over 2 seeds, whether a view cleans is undecided (+30.0")
-    assert said["trigger"].count(f"{100 * patch[0].left.mean:.1f}%") == 3
+    assert said["trigger"].count(f"{100 * one.left.mean:.1f}%") == 3

@@ -34,67 +34,80 @@ def outcome(spread: float) -> Callable[..., tuple[float, float]]:
     return end
 
 
+def whole_names() -> list[str]:
+    """Every variant of the study: a draw each."""
+    return list(load_study("draws").variants)
+
+
 def found(confirmed: Arms, names: list[str], missing: set[int]) -> dict[str, Any]:
+    """The study of the draws `names`, beside ten seeds of one draw."""
     study = load_study("draws")
-    parts = [
-        arm(outcome(0.1), study.variants[name].seeds, f"draws/{name}", rates=RATES)
-        for name in names
-    ]
+    parts, runs = [], []
+    for name in names:
+        seeds = study.variants[name].seeds
+        parts.append(arm(outcome(0.1), seeds, f"draws/{name}", rates=RATES))
+        for seed in seeds:
+            record = SimpleNamespace(spec=SimpleNamespace(seed=seed))
+            runs.append(SimpleNamespace(record=record))
     for name in (confirmed.mmcl["norm_groups_64"], confirmed.mmcl_ssl):
         # At further rates too, which the study of draws does not have.
         parts.append(arm(outcome(0.05), range(15, 25), name, rates=(*RATES, 8e-3)))
     frame = pd.concat(parts, ignore_index=True)
-    runs = [
-        SimpleNamespace(record=SimpleNamespace(spec=SimpleNamespace(seed=seed)))
-        for name in names
-        for seed in study.variants[name].seeds
-    ]
     own = frame[frame.study == "draws"]
     results: Any = SimpleNamespace(
         name="draws", spec=study, runs=runs, frame=own, seeds_due=missing
     )
-    made = draws([results], evaluated(frame, CONTEXT._replace(rate=RATES[1])), confirmed)
+    evaluations = evaluated(frame, CONTEXT._replace(rate=RATES[1]))
+
+    made = draws([results], evaluations, confirmed)
+
     assert made is not None
     return dict(plain(made))
 
 
 def row(of: dict[str, Any]) -> dict[str, Any]:
-    (one,) = (r for r in of["rows"] if (r["measure"], r["dataset"]) == ("asr_left_at_rate", "cc3m"))
+    wanted = ("asr_left_at_rate", "cc3m")
+    (one,) = (row for row in of["rows"] if (row["measure"], row["dataset"]) == wanted)
     return dict(one)
 
 
 def test_the_share_of_the_draw_follows_from_both_variances(confirmed: Arms) -> None:
-    names = list(load_study("draws").variants)
-    of = row(found(confirmed, names, set()))
-    over_draws, over_seeds = (
-        list(of[side]["by_seed"].values()) for side in ("difference", "seeds")
-    )
-    ratio = np.var(over_draws, ddof=1) / np.var(over_seeds, ddof=1)
-    assert len(over_draws) == len(over_seeds) == 10
-    assert of["ratio"]["value"] == pytest.approx(ratio)
+    of = row(found(confirmed, whole_names(), set()))
+    over_draws = list(of["difference"]["by_seed"].values())
+    over_seeds = list(of["seeds"]["by_seed"].values())
+    assert len(over_draws) == 10
+    assert len(over_seeds) == 10
+    expected = np.var(over_draws, ddof=1) / np.var(over_seeds, ddof=1)
+    ratio, share = of["ratio"], of["share"]
+    assert ratio["value"] == pytest.approx(expected)
+    assert share["value"] == pytest.approx(1 - 1 / expected)
     # The interval holds each ratio that a test of equal variances would not reject.
-    low, high = of["ratio"]["interval"]
-    assert stats.f.sf(ratio / low, 9, 9) == pytest.approx(0.025)
-    assert stats.f.cdf(ratio / high, 9, 9) == pytest.approx(0.025)
-    assert of["share"]["value"] == pytest.approx(1 - 1 / ratio)
+    low, high = ratio["interval"]
+    equal_variances = stats.f(9, 9)
+    assert equal_variances.sf(expected / low) == pytest.approx(0.025)
+    assert equal_variances.cdf(expected / high) == pytest.approx(0.025)
 
 
 def test_of_too_few_draws_there_is_no_share(confirmed: Arms) -> None:
-    study = load_study("draws")
-    of = row(found(confirmed, list(study.variants)[:2], set()))
-    assert of["ratio"] is None and of["share"] is None and of["draws"] == 2
+    of = row(found(confirmed, whole_names()[:2], set()))
+    assert of["ratio"] is None
+    assert of["share"] is None
+    assert of["draws"] == 2
 
 
 def test_an_unfinished_study_is_marked(confirmed: Arms) -> None:
-    names = list(load_study("draws").variants)
-    whole, part = found(confirmed, names, set()), found(confirmed, names[:4], {38})
-    assert (whole["complete"], part["complete"], part["planned"]) == (10, 3, 10)
-    table = table_of(part)
-    assert table.caption.startswith("Incomplete: 3 of 10 draws")
+    whole = found(confirmed, whole_names(), set())
+    assert whole["complete"] == 10
     table = table_of(whole)
-    assert not table.caption.startswith("Incomplete") and len(table.rows) == len(whole["rows"])
-    table = table_of(None)
-    assert not table.rows
+    assert not table.caption.startswith("Incomplete")
+    assert len(table.rows) == len(whole["rows"])
+
+    part = found(confirmed, whole_names()[:4], {38})
+    assert part["complete"] == 3
+    assert part["planned"] == 10
+    assert table_of(part).caption.startswith("Incomplete: 3 of 10 draws")
+
+    assert not table_of(None).rows
 
 
 def test_without_the_study_nothing_is_said(confirmed: Arms) -> None:

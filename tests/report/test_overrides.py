@@ -3,6 +3,7 @@
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,12 +29,14 @@ def evidence(tmp_path: Path) -> Evidence:
 
 
 def test_departures_are_named_and_feed_no_verdict(evidence: Evidence, tmp_path: Path) -> None:
+    def document_of(evidence: Evidence) -> Any:
+        return plain(build_document(evidence, load_claims(), ()))
+
     with chdir(tmp_path):
-        documents = [
-            plain(build_document(of, load_claims(), ()))
-            for of in (evidence, replace(evidence, departures=()), replace(evidence, runs=()))
-        ]
-    given, as_the_profile, without_runs = documents
+        given = document_of(evidence)
+        as_the_profile = document_of(replace(evidence, departures=()))
+        without_runs = document_of(replace(evidence, runs=()))
+
     [line] = evidence.departures
     assert line.startswith("clean.warmup_steps: 3 instead of the profile's ")
     assert f"Not the profile mini: {line}. No verdict rests on it." in given["notices"]

@@ -76,8 +76,13 @@ def test_a_browser_finds_no_fault_at_any_width_or_scheme(report: Path, tmp_path:
             for width, scheme in ((1440, "light"), (390, "dark")):
                 features = [{"name": "prefers-color-scheme", "value": scheme}]
                 page.call("Emulation.setEmulatedMedia", features=features)
-                screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-                page.call("Emulation.setDeviceMetricsOverride", **screen)
+                page.call(
+                    "Emulation.setDeviceMetricsOverride",
+                    width=width,
+                    height=900,
+                    deviceScaleFactor=1,
+                    mobile=False,
+                )
                 page.call("Page.navigate", url=(report / name).as_uri())
                 page.wait("document.readyState === 'complete'")
                 page.run(source + "; 0")
@@ -102,9 +107,13 @@ def test_texts_of_others_become_no_markup(report: Path, whole: Path) -> None:
 
 def test_a_report_without_any_run_says_so(report: Path) -> None:
     document: dict[str, Any] = json.loads((report / "report.json").read_bytes())
-    document["verdicts"] = {**document["verdicts"], "exploratory": [], "confirmed": None}
+    document["verdicts"]["exploratory"] = []
+    document["verdicts"]["confirmed"] = None
     document["resistance"]["cells"] = []
-    document |= {"studies": [], "bench": [], "runs": {}, "commit": None}
+    document["studies"] = []
+    document["bench"] = []
+    document["runs"] = {}
+    document["commit"] = None
     made = pages(document, {}, {}, [])
     assert set(made) == {"index.html", "evidence.html"}
     assert b"No seed was run" in made["index.html"]
@@ -150,22 +159,31 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_an_evaluation_has_one_row_whatever_figures_it_stands_in(report: Path) -> None:
     rows = rows_of(report / "points.csv")
     assert tuple(rows[0]) == COLUMNS
-    assert len({(row["run"], row["step"]) for row in rows}) == len(rows)
+    evaluations = {(row["run"], row["step"]) for row in rows}
+    assert len(evaluations) == len(rows)
     for name in ("figure1", "figure2", "figure3"):
-        assert any(row[name] == "True" and row["step"] != "0" for row in rows)
-    both = [row for row in rows if (row["figure2"], row["figure3"]) == ("True", "True")]
-    assert both
+        drawn = [row for row in rows if row[name] == "True"]
+        assert any(row["step"] != "0" for row in drawn)
+    in_figure2 = [row for row in rows if row["figure2"] == "True"]
+    assert any(row["figure3"] == "True" for row in in_figure2)
+
+
+def values_of(rows: list[dict[str, str]], column: str) -> set[str]:
+    return {row[column] for row in rows}
 
 
 def test_the_archives_are_a_flat_table_of_all_seeds(report: Path) -> None:
     rows = rows_of(report / "archive.csv")
-    assert {row["study"] for row in rows} == {"seeds", "control", "mechanism"}
-    assert {row["seed"] for row in rows} == {"10", "11", "12", "25", "26", "27"}
+    assert values_of(rows, "study") == {"seeds", "control", "mechanism"}
+    assert values_of(rows, "seed") == {"10", "11", "12", "25", "26", "27"}
     for row in rows:
-        assert float(row["accuracy"]) == int(row["correct"]) / int(row["images"])
-        assert float(row["asr"]) == int(row["attacked"]) / int(row["attackable"])
+        accuracy = int(row["correct"]) / int(row["images"])
+        asr = int(row["attacked"]) / int(row["attackable"])
+        assert float(row["accuracy"]) == accuracy
+        assert float(row["asr"]) == asr
     # Only the reference of the study over seeds is drawn beside one's own runs.
-    assert {row["study"] for row in rows if row["figure1"] == "True"} == {"seeds"}
+    drawn = [row for row in rows if row["figure1"] == "True"]
+    assert values_of(drawn, "study") == {"seeds"}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +207,12 @@ def source(whole: Path) -> str:
 
 
 def test_every_reference_and_figure_is_there(source: str, whole: Path) -> None:
-    labels = set(re.findall(r"\\label\{([^}]+)\}", source))
-    assert set(re.findall(r"\\ref\{([^}]+)\}", source)) <= labels
-    works = set(re.findall(r"\\bibitem\{([^}]+)\}", source))
-    cited = {key for group in re.findall(r"\\cite\{([^}]+)\}", source) for key in group.split(",")}
-    assert cited == works
+    def named_by(command: str) -> set[str]:
+        return set(re.findall(rf"\\{command}\{{([^}}]+)\}}", source))
+
+    assert named_by("ref") <= named_by("label")
+    cited = {key for group in named_by("cite") for key in group.split(",")}
+    assert cited == named_by("bibitem")
     for name in re.findall(r"\\includegraphics\[[^]]*\]\{([^}]+)\}", source):
         assert (whole / "report/build/mini" / name).is_file()
 
@@ -231,18 +250,27 @@ COLOURS = [*OBJECTIVE_COLOURS.values(), *LOSS_COLOURS.values()]
 
 def luminance(colour: str) -> float:
     """Relative luminance by WCAG 2."""
-    channels = matplotlib.colors.to_rgb(colour)
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def linear(channel: float) -> float:
+        if channel <= 0.04045:
+            return channel / 12.92
+        return float(((channel + 0.055) / 1.055) ** 2.4)
+
+    red, green, blue = (linear(channel) for channel in matplotlib.colors.to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def hue(colour: str) -> float:
+    return float(matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(colour))[0])
 
 
 def test_every_colour_stands_out_on_either_page_and_none_means_two_things() -> None:
     for colour, page in product(COLOURS, GROUNDS):
         low, high = sorted((luminance(colour), luminance(page)))
-        assert (high + 0.05) / (low + 0.05) >= 3, (colour, page)
+        contrast = (high + 0.05) / (low + 0.05)
+        assert contrast >= 3, (colour, page)
     for one, other in combinations(COLOURS, 2):
-        hues = [matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(c))[0] for c in (one, other)]
-        assert abs(hues[0] - hues[1]) > 0.05, (one, other)
+        assert abs(hue(one) - hue(other)) > 0.05, (one, other)
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +291,11 @@ def drawn(material: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Drawn]:
 def test_the_outcome_and_the_papers_figures_are_drawn(drawn: dict[str, Drawn]) -> None:
     named = {"hero", "forest", "figure1", "figure2", "figure3", "resistance", "mechanism"}
     assert named <= set(drawn)
-    assert [len(drawn[name].panels) for name in ("hero", "figure1", "figure3")] == [2, 2, 4]
-    assert all(figure.pdf.startswith(b"%PDF") for figure in drawn.values())
+    panels = {"hero": 2, "figure1": 2, "figure3": 4}
+    for name, number in panels.items():
+        assert len(drawn[name].panels) == number
+    for figure in drawn.values():
+        assert figure.pdf.startswith(b"%PDF")
 
 
 def test_equal_documents_draw_alike(
@@ -280,8 +311,12 @@ def test_other_draws_stand_in_the_forest_once_all_are_there(
     verdicts = verdicts_of(document)
     measure = verdicts and verdicts.measure("lost_at_cap")
     assert measure is not None
-    row = {"measure": "lost_at_cap", "dataset": "cc6m", "clean_size": "200k"}
-    row["difference"] = measure["cells"][0]["difference"]
+    row = {
+        "measure": "lost_at_cap",
+        "dataset": "cc6m",
+        "clean_size": "200k",
+        "difference": measure["cells"][0]["difference"],
+    }
     for planned, drawn in ((2, 1), (3, 0)):
         draws = {"complete": 2, "planned": planned, "rows": [row]}
         panels = draw(FOREST, document | {"draws": draws}, points).panels
@@ -294,12 +329,14 @@ def ids(text: str) -> Iterator[str]:
 
 def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
     """No id occurs twice, and every reference within a drawing leads to one of its own ids."""
-    panels = [panel for figure in drawn.values() for panel in figure.panels]
-    every = [name for panel in panels for name in ids(panel)]
+    every: list[str] = []
+    for figure in drawn.values():
+        for panel in figure.panels:
+            own = list(ids(panel))
+            references = re.findall(r'(?:url\(#|href="#)([^")]+)', panel)
+            assert set(references) <= set(own)
+            every += own
     assert len(every) == len(set(every))
-    for panel in panels:
-        references = re.findall(r'(?:url\(#|href="#)([^")]+)', panel)
-        assert set(references) <= set(ids(panel))
 
 
 def test_without_results_no_figure_is_empty(material: tuple[dict[str, Any], pd.DataFrame]) -> None:
@@ -336,27 +373,32 @@ CELLS = """[...document.querySelectorAll("#table-thresholds tbody tr")].map(
 def test_the_slider_shows_what_python_computed(page: Page, report: Path, percent: str) -> None:
     page.run(f"slider.value = '{percent}'; slider.dispatchEvent(new Event('input')); 0")
     document = json.loads((report / "report.json").read_bytes())
+    cap = float(percent) / 100
+    objectives = ("mmcl", "mmcl_ssl")
     expected = []
     for cell in document["resistance"]["cells"]:
-        (of,) = (of for of in cell["thresholds"] if of["cap"] == float(percent) / 100)
-        accuracy = [of["accuracy"][name] for name in ("mmcl", "mmcl_ssl")]
-        known = None not in accuracy
-        expected.append(
-            [
-                str(of["cleaned"]["mmcl"]),
-                str(of["cleaned"]["mmcl_ssl"]),
-                *(f"{100 * value:.1f}" if known else "–" for value in accuracy),
-            ]
-        )
-    assert [row[:4] for row in page.run(CELLS)] == expected
+        (of,) = (of for of in cell["thresholds"] if of["cap"] == cap)
+        cleaned = [str(of["cleaned"][name]) for name in objectives]
+        accuracy = [of["accuracy"][name] for name in objectives]
+        if None in accuracy:
+            shown = ["–", "–"]
+        else:
+            shown = [f"{100 * value:.1f}" for value in accuracy]
+        expected.append([*cleaned, *shown])
+    found = [row[:4] for row in page.run(CELLS)]
+    assert found == expected
     assert page.run("document.getElementById('cap').textContent") == percent
+
+
+def press_arrow_right(page: Page) -> None:
+    for kind in ("rawKeyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
 
 
 @pytest.mark.slow
 def test_the_slider_moves_by_the_keyboard(page: Page) -> None:
     page.run("slider.value = '5'; slider.focus(); 0")
-    for kind in ("rawKeyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
+    press_arrow_right(page)
     assert page.run("document.getElementById('cap').textContent") == "5.5"
 
 
@@ -379,7 +421,8 @@ def test_a_click_on_a_head_sorts_its_table_and_a_second_turns_it(page: Page) -> 
       row => Number(row.children[2].textContent))"""
     page.run(f"{head}.click(); 0")
     rising = page.run(column)
-    assert rising == sorted(rising) and len(set(rising)) > 1
+    assert rising == sorted(rising)
+    assert len(set(rising)) > 1
     page.run(f"{head}.click(); 0")
     assert page.run(column) == rising[::-1]
 
@@ -391,18 +434,29 @@ def test_without_script_the_page_has_every_number(report: Path, tmp_path: Path) 
     with browser(tmp_path / "profile") as still:
         still.call("Emulation.setScriptExecutionDisabled", value=True)
         still.call("Page.navigate", url=(report / "index.html").as_uri())
-        deadline, texts = time.monotonic() + 60, ""
+        deadline = time.monotonic() + 60
+        texts = ""
         while "builds the report again" not in texts:
             assert time.monotonic() < deadline
             tree = still.call("DOMSnapshot.captureSnapshot", computedStyles=[])
             texts = " ".join(tree["strings"])
-    assert "All numbers of the verdicts" in texts and "Best models by threshold" in texts
+    assert "All numbers of the verdicts" in texts
+    assert "Best models by threshold" in texts
+
+
+def section_of(page: str, anchor: str) -> str:
+    """A section of a page by its id."""
+    _, _, after = page.partition(f'<section id="{anchor}">')
+    section, _, _ = after.partition("</section>")
+    return section
 
 
 @pytest.mark.slow
 def test_a_dot_names_its_run_by_pointer_and_by_keyboard(page: Page, report: Path) -> None:
-    named = {row["run"]: row for row in rows_of(report / "archive.csv")}
-    named |= {row["run"]: row for row in rows_of(report / "points.csv")}
+    named = {}
+    for file in ("archive.csv", "points.csv"):
+        for row in rows_of(report / file):
+            named[row["run"]] = row
     said = "document.getElementById('dot').textContent"
     panels = page.run("document.getElementById('cloud').options.length")
     assert panels == 6
@@ -410,18 +464,18 @@ def test_a_dot_names_its_run_by_pointer_and_by_keyboard(page: Page, report: Path
     point = "document.querySelectorAll('#dots [data-place]')[7]"
     page.run(f"{point}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})); 0")
     by_pointer = page.run(said)
-    row = named[by_pointer.rpartition("; run ")[2].removesuffix(" (its page)")]
+    run = by_pointer.rpartition("; run ")[2].removesuffix(" (its page)")
+    row = named[run]
     assert f"seed {row['seed']}, learning rate {float(row['learning_rate']):g}" in by_pointer
     leads_to = page.run("document.querySelector('#dot a').getAttribute('href')")
     own_page, _, anchor = leads_to.partition("#")
-    section = (report / own_page).read_text().partition(f'<section id="{anchor}">')[2]
-    assert f"<code>{row['run']}</code>" in section.partition("</section>")[0]
+    section = section_of((report / own_page).read_text(), anchor)
+    assert f"<code>{row['run']}</code>" in section
     page.run(f"{point}.dispatchEvent(new MouseEvent('click', {{bubbles: true}})); 0")
     assert page.run("document.querySelector('#dots .path').getAttribute('points')")
 
     page.run("document.getElementById('dots').focus(); 0")
-    for kind in ("rawKeyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
+    press_arrow_right(page)
     assert page.run(said) != by_pointer
 
 
@@ -440,22 +494,24 @@ def test_a_cloud_has_the_evaluations_that_its_figure_draws(
 
 
 def test_every_run_of_the_figures_has_its_curves_and_numbers(report: Path) -> None:
-    rows = rows_of(report / "points.csv")
+    own = rows_of(report / "points.csv")
     archived = [row for row in rows_of(report / "archive.csv") if row["figure1"] == "True"]
-    lists = {(report / name).read_text() for name in ("evidence.html", "runs.html")}
+    assert own
+    assert archived
+    lists = [(report / name).read_text() for name in ("evidence.html", "runs.html")]
     by_run: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in [*rows, *archived]:
+    for row in [*own, *archived]:
         by_run[row["run"]].append(row)
-    assert archived and rows
+
     for folder, evaluations in by_run.items():
         href = run_href(folder, int(evaluations[0]["seed"]))
+        assert any(f'href="{href}"' in page for page in lists)
         page, _, anchor = href.partition("#")
-        text = (report / page).read_text()
-        section = text.partition(f'<section id="{anchor}">')[2].partition("</section>")[0]
+        section = section_of((report / page).read_text(), anchor)
         losses = [name for name in ("loss_mmcl", "loss_ssl") if evaluations[-1][name]]
         assert section.count("<polyline") == 2 + len(losses)
-        assert all(f">{100 * float(row['accuracy']):.1f}<" in section for row in evaluations)
-        assert any(f'href="{href}"' in page for page in lists)
+        for row in evaluations:
+            assert f">{100 * float(row['accuracy']):.1f}<" in section
 
 
 def test_a_run_tells_in_what_it_differs_from_the_profile() -> None:
@@ -465,9 +521,8 @@ def test_a_run_tells_in_what_it_differs_from_the_profile() -> None:
     assert departures_of(spec, expected) == []
     schedule = spec.schedule.model_copy(update={"epochs": 7, "learning_rate": 0.5})
     other = spec.model_copy(update={"schedule": schedule, "seed": 3})
-    assert departures_of(other, expected) == [
-        f"schedule.epochs 7 (profile: {spec.schedule.epochs})"
-    ]
+    (line,) = departures_of(other, expected)
+    assert line == f"schedule.epochs 7 (profile: {spec.schedule.epochs})"
     unknown = spec.model_copy(update={"loss": "two_views"})
     assert departures_of(unknown, expected) == ["the profile has no such run"]
 
@@ -477,13 +532,15 @@ def test_without_data_the_attack_is_shown_by_the_pictures_in_git(
 ) -> None:
     monkeypatch.chdir(root)
     clean, poisoned = attack({}, "mini", "banana")
-    assert (clean["caption"], poisoned["caption"]) == ("key", "banana")
+    assert clean["caption"] == "key"
+    assert poisoned["caption"] == "banana"
     assert clean["image"] != poisoned["image"]
     assert attack({}, "midi", "banana") == []
+
     own = [{"kind": kind, "image": "", "caption": "own"} for kind in ("poisoned", "clean")]
-    assert [of["kind"] for of in attack({"cc3m": {"pairs": own}}, "mini", "x")] == [
-        "clean",
-        "poisoned",
-    ]
+    first, second = attack({"cc3m": {"pairs": own}}, "mini", "x")
+    assert first["kind"] == "clean"
+    assert second["kind"] == "poisoned"
+
     monkeypatch.chdir(tmp_path)
     assert attack({}, "mini", "banana") == []

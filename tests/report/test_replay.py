@@ -22,6 +22,7 @@ from tests.support.ledger import row_of
 
 CC3M, CC6M, CC6M_200K = FILES
 SERIES, NAN = "cleaning_poisoned_mmcl_clean_ssl_lr_", float("nan")
+LOSSES = ("mmcl", "ssl", "mmcl_ssl")
 
 
 def write(folder: Path, content: Any, name: str = CC3M) -> Path:
@@ -48,17 +49,26 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     write(tmp_path, series())
     write(tmp_path, series("cc6m_", "3000poison_"), CC6M)
     write_larger_set(tmp_path)
-    document = replay(tmp_path, tmp_path / "out")
+    out = tmp_path / "out"
+
+    document = replay(tmp_path, out)
+
     cells = [row["clean_accuracy"] for row in document["tables"]["table1"]["rows"]]
     assert [cell["authors_points"] for cell in cells] == [0.14, 0.10, 0.14, 0.10, None, 0.10]
     paper = [0.1649, 0.1416, 0.2404, 0.1305, None, 0.0262]
     assert [cell["paper"] for cell in cells] == paper
     assert {cell["reproduced"] for cell in cells} == {None}
-    assert [drawn(tmp_path / "out", f"figure{number}") for number in (1, 2, 3)] == [12, 12, 18]
-    page = (tmp_path / "out/index.html").read_text()
-    assert "14.0" in page
+    assert drawn(out, "figure1") == 12
+    assert drawn(out, "figure2") == 12
+    assert drawn(out, "figure3") == 18
+    assert "14.0" in (out / "index.html").read_text()
     monkeypatch.setenv("REPRO_AUTHORS_DIR", str(tmp_path))
-    assert verify(tmp_path / "out/report.json") == []
+    assert verify(out / "report.json") == []
+
+
+def verdicts_of(document: dict[str, Any]) -> dict[str, str]:
+    """The verdict on each claim by the authors' points."""
+    return {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
 
 
 def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(tmp_path: Path):
@@ -69,8 +79,9 @@ def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(tmp_pa
     (cell,) = measures["lost_at_cap"]["cells"]
     assert cell["mmcl"]["mean"] == pytest.approx(0.125)
     assert cell["difference"]["mean"] == pytest.approx(0.25)
-    assert (cell["p"], cell["verdict"]) == (None, "undecided")
-    verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
+    assert cell["p"] is None
+    assert cell["verdict"] == "undecided"
+    verdicts = verdicts_of(document)
     assert verdicts["mmcl-ssl-fails"] == "undecided", "CC6M is not there"
     assert verdicts["drop-17-cc3m"] == "undecided"
     assert {claim["verdict"] for claim in document["claims"]} == {"not run"}
@@ -78,41 +89,41 @@ def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(tmp_pa
 
 def test_where_no_start_model_is_evaluated_the_papers_is_taken_and_not_a_point(tmp_path: Path):
     """CC6M in the paper: 23.76% to 24.042% with MMCL, a gain, and 23.86% to 13.05%, 45.3% lost."""
-    content = {
-        f"cleaning_poisoned_cc6m_{objective}_3000poison_clean_{loss}_lr_": [
-            [0.9, 2_000 / ATTACKABLE],
-            [0.2, best],
-        ]
-        for objective, best in (("mmcl", 0.24042), ("mmcl_ssl", 0.1305))
-        for loss in ("mmcl", "ssl", "mmcl_ssl")
-    }
+    content = {}
+    for objective, best in (("mmcl", 0.24042), ("mmcl_ssl", 0.1305)):
+        for loss in LOSSES:
+            name = f"cleaning_poisoned_cc6m_{objective}_3000poison_clean_{loss}_lr_"
+            content[name] = [[0.9, 2_000 / ATTACKABLE], [0.2, best]]
     document = replay(write(tmp_path, content, CC6M), tmp_path / "out")
-    rows = {of: row_of(document, "cc6m", "100k", of) for of in ("mmcl", "mmcl_ssl")}
-    drops = {key: row["clean_accuracy"]["authors_drop"] for key, row in rows.items()}
-    assert drops["mmcl"] == pytest.approx(-0.0119, abs=1e-4)
-    assert drops["mmcl_ssl"] == pytest.approx(0.4531, abs=1e-4)
+    mmcl = row_of(document, "cc6m", "100k", "mmcl")
+    with_ssl = row_of(document, "cc6m", "100k", "mmcl_ssl")
+    assert mmcl["clean_accuracy"]["authors_drop"] == pytest.approx(-0.0119, abs=1e-4)
+    assert with_ssl["clean_accuracy"]["authors_drop"] == pytest.approx(0.4531, abs=1e-4)
 
     # A start that nobody published is no measured value, and decides no claim about start models.
-    assert rows["mmcl"]["original_accuracy"]["authors_points"] is None
+    assert mmcl["original_accuracy"]["authors_points"] is None
     starts = document["tables"]["table2"]["rows"]
     assert [row["asr"]["authors_points"] for row in starts] == [None] * 4
-    verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
+    verdicts = verdicts_of(document)
     assert verdicts["drop-45-cc6m"] == "supported"
     assert verdicts["start-accuracy-cc6m"] == "not run"
 
     # The first entry is an evaluation like any other.
-    assert rows["mmcl"]["clean_accuracy"]["evaluations"] == 0
+    assert mmcl["clean_accuracy"]["evaluations"] == 0
     assert drawn(tmp_path / "out", "figure2") == 2 * 6
 
 
 def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
     """Runs of 21 evaluations in a row: two runs have two starts, and 40 evaluations besides."""
-    rates, accuracies = [0.99, *[0.5] * 20] * 2, [0.16, *[0.1] * 20] * 2
+    rates = [0.99, *[0.5] * 20] * 2
     counted = [round(rate * ATTACKABLE) / ATTACKABLE for rate in rates]
-    content = {name: [list(counted), list(accuracies)] for name in series()}
+    accuracies = [0.16, *[0.1] * 20] * 2
+    content = {name: [counted, accuracies] for name in series()}
+
     points, _ = authors_points(write(tmp_path, content))
-    starts = [point for point in points if point["step"] == 0]
+
     assert len(points) == 6 * 42
+    starts = [point for point in points if point["step"] == 0]
     assert len(starts) == 6 * 2
     assert {point["accuracy"] for point in starts} == {0.16}
 
@@ -176,11 +187,15 @@ def test_a_run_is_ended_by_its_first_epochs_alone() -> None:
     never = [1.0] * 40
     once = [1.0] * 9 + [0.89] + [1.0] * 30
     later = [1.0] * 10 + [0.01] * 30
-    of_file = {"run": "file", "dataset": "cc6m", "clean_size": "100k", "loss": "mmcl_ssl"}
-    points = pd.DataFrame([{**of_file, "asr": asr} for asr in never + once + later])
+    points = pd.DataFrame({"asr": [*never, *once, *later]})
+    points = points.assign(run="file", dataset="cc6m", clean_size="100k", loss="mmcl_ssl")
+
     runs, lost = early_end(points, RULE)
+
     assert runs == 3
-    assert [list(run.index) for run in lost] == [[*range(10, 40)], [*range(90, 120)]]
+    of_never, of_later = lost
+    assert list(of_never.index) == [*range(10, 40)]
+    assert list(of_later.index) == [*range(90, 120)]
     assert early_end(points[:-1], RULE) == (0, []), "no whole number of runs"
 
 
@@ -193,10 +208,13 @@ def test_on_published_points_no_cell_moves(root: Path, monkeypatch: pytest.Monke
     evidence = replay_evidence(Path(os.environ["REPRO_AUTHORS_DIR"]))
     assert load_profile("paper_lean").clean.stop_early == RULE
     points = evidence.authors_frame
-    assert len(points) == 5779 and all(file.verified for file in evidence.files)
+    assert len(points) == 5779
+    assert all(file.verified for file in evidence.files)
     runs, ended = early_end(points, RULE)
     lost = pd.concat(ended)
-    assert (runs, len(ended), len(lost)) == (167, 73, 2160)
+    assert runs == 167
+    assert len(ended) == 73
+    assert len(lost) == 2160
     assert round(lost.asr.min(), 3) == 0.784
 
     kept = points.drop(lost.index).to_dict("records")
@@ -210,14 +228,13 @@ Series = dict[str, list[list[float]]]
 
 def series(dataset: str = "", poison: str = "", *, mmcl: int = 7_000) -> Series:
     """Six series: the start (not in CC6M's), a point under the cap and a better one over it."""
-    first = 1 if dataset else 0
-    return {
-        f"cleaning_poisoned_{dataset}{objective}_{poison}clean_{loss}_lr_": [
-            [49_900 / ATTACKABLE, 2_000 / ATTACKABLE, 3_000 / ATTACKABLE][first:],
-            [8_000 / IMAGES, (mmcl if objective == "mmcl" else 5_000) / IMAGES, 7_500 / IMAGES][
-                first:
-            ],
-        ]
-        for objective in ("mmcl", "mmcl_ssl")
-        for loss in ("mmcl", "ssl", "mmcl_ssl")
-    }
+    content = {}
+    for objective, right in (("mmcl", mmcl), ("mmcl_ssl", 5_000)):
+        attacked = [49_900 / ATTACKABLE, 2_000 / ATTACKABLE, 3_000 / ATTACKABLE]
+        correct = [8_000 / IMAGES, right / IMAGES, 7_500 / IMAGES]
+        if dataset:
+            attacked, correct = attacked[1:], correct[1:]
+        for loss in LOSSES:
+            name = f"cleaning_poisoned_{dataset}{objective}_{poison}clean_{loss}_lr_"
+            content[name] = [[*attacked], [*correct]]
+    return content

@@ -41,48 +41,64 @@ def ends(runs: pd.DataFrame) -> pd.DataFrame:
 def cleaning_rate(runs: pd.DataFrame) -> float:
     """Where the line between the logits of two ends passes the threshold."""
     last = ends(runs)
-    hits, misses = last.attacked + 0.5, last.attackable - last.attacked + 0.5
+    hits = last.attacked + 0.5
+    misses = last.attackable - last.attacked + 0.5
     logits = (hits / misses).map(math.log)
     high = last.index[last.asr <= CAP][0]
     low = last.index[last.index < high][-1]
-    share = (math.log(CAP / (1 - CAP)) - logits[low]) / (logits[high] - logits[low])
+    threshold = math.log(CAP / (1 - CAP))
+    share = (threshold - logits[low]) / (logits[high] - logits[low])
     return float(low * (high / low) ** share)
 
 
-def test_the_examples_of_the_rules_are_what_the_archive_gives(
-    root: Path, points: pd.DataFrame
-) -> None:
-    text = " ".join((root / "docs/rules.md").read_text().split())
-    first, second, third = re.findall(r" [123]\. \*.*?(?= [23]\. \*| \*\*The unit)", text)
+def scientific(value: float) -> str:
+    """With one digit of the exponent, as the page has it."""
+    return f"{value:.1e}".replace("e-0", "e-")
 
-    (start, ssl), (mmcl_start, mmcl) = (of(points, 15, name) for name in ("mmcl_ssl", "mmcl"))
-    last, rates = ends(ssl).asr, (cleaning_rate(ssl), cleaning_rate(mmcl))
+
+@pytest.fixture(scope="module")
+def examples(root: Path) -> list[str]:
+    """The three examples of the page."""
+    text = " ".join((root / "docs/rules.md").read_text().split())
+    return re.findall(r" [123]\. \*.*?(?= [23]\. \*| \*\*The unit)", text)
+
+
+def test_the_examples_of_the_rules_are_what_the_archive_gives(
+    examples: list[str], points: pd.DataFrame
+) -> None:
+    first, second, third = examples
+    start, ssl = of(points, 15, "mmcl_ssl")
+    mmcl_start, mmcl = of(points, 15, "mmcl")
+
+    # The first: learning rates that clean.
+    last = ends(ssl).asr
     assert f"{last[2e-3]:.1%} on the MMCL + SSL model of seed 15" in first
     assert f"{last[4e-3]:.1%} at 4e-3" in first
-    for rate in rates:
-        assert f"{rate:.1e}".replace("e-0", "e-") in first
-    assert f"{rates[0] / rates[1]:.1f} times the learning rate" in first
+    rate, mmcl_rate = cleaning_rate(ssl), cleaning_rate(mmcl)
+    assert scientific(rate) in first
+    assert scientific(mmcl_rate) in first
+    assert f"{rate / mmcl_rate:.1f} times the learning rate" in first
 
-    for (before, runs), words in (
-        ((start, ssl), "has {best:.1%}, and before cleaning the model had {start:.1%}: it lost"),
-        ((mmcl_start, mmcl), "went from {start:.1f} to {best:.1f}% and lost"),
-    ):
-        best, scale = runs[runs.asr <= CAP].accuracy.max(), 1 if "best:.1%" in words else 100
-        said = words.format(best=scale * best, start=scale * before.accuracy)
-        assert f"{said} {1 - best / before.accuracy:.1%}" in second
+    # The second: accuracy that is lost.
+    before, best = start.accuracy, ssl[ssl.asr <= CAP].accuracy.max()
+    has = f"has {best:.1%}, and before cleaning the model had {before:.1%}"
+    assert f"{has}: it lost {1 - best / before:.1%}" in second
+    before, best = mmcl_start.accuracy, mmcl[mmcl.asr <= CAP].accuracy.max()
+    went = f"went from {100 * before:.1f} to {100 * best:.1f}%"
+    assert f"{went} and lost {1 - best / before:.1%}" in second
 
-    more = [
-        ends(of(points, seed, "mmcl_ssl")[1]).asr[5e-4]
-        - ends(of(points, seed, "mmcl")[1]).asr[5e-4]
-        for seed in SEEDS
-    ]
-    middle, error = mean(more), stdev(more) / math.sqrt(len(more))
-    half = t.ppf(0.975, len(more) - 1) * error
+    # The third: ASR that is left, over all seeds.
+    more = []
+    for seed in SEEDS:
+        left = [ends(of(points, seed, name)[1]).asr[5e-4] for name in ("mmcl", "mmcl_ssl")]
+        more.append(left[1] - left[0])
     *listed, final = (f"{100 * one:.1f}" for one in more)
     assert f"have {', '.join(listed)} and {final} points more ASR" in third
-    assert (
-        f"mean is {100 * middle:.1f} and their standard deviation {100 * stdev(more):.1f}" in third
-    )
+    middle, spread = mean(more), stdev(more)
+    deviation = f"their standard deviation {100 * spread:.1f}"
+    assert f"mean is {100 * middle:.1f} and {deviation}" in third
+    error = spread / math.sqrt(len(more))
+    half = t.ppf(0.975, len(more) - 1) * error
     assert f"[{100 * (middle - half):.1f}, {100 * (middle + half):.1f}]" in third
     probability = t.sf(middle / error, len(more) - 1)
-    assert f"p is {probability:.1e}".replace("e-0", "e-") in third
+    assert f"p is {scientific(probability)}" in third

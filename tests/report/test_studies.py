@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -41,11 +40,22 @@ Made = dict[tuple[str, str], dict[str, Any]]
 
 def evaluation(**fields: Any) -> dict[str, Any]:
     """One row of the table of evaluations."""
-    names = {"dataset": "cc3m", "clean_size": "100k", "loss": "mmcl_ssl", "model": ""}
-    names["study"] = "study"
-    state = {"poisoned": True, "handed_on": True, "untouched": True, "diverged": False}
-    place = {"machine": "cpu", "learning_rate": 1.0, "epoch": 1.0, "index": 1}
-    return {**names, **state, **place, **fields}
+    usual = {
+        "dataset": "cc3m",
+        "clean_size": "100k",
+        "loss": "mmcl_ssl",
+        "model": "",
+        "study": "study",
+        "poisoned": True,
+        "handed_on": True,
+        "untouched": True,
+        "diverged": False,
+        "machine": "cpu",
+        "learning_rate": 1.0,
+        "epoch": 1.0,
+        "index": 1,
+    }
+    return {**usual, **fields}
 
 
 def frame_of(models: Made) -> pd.DataFrame:
@@ -58,8 +68,12 @@ def frame_of(models: Made) -> pd.DataFrame:
             trained = {**start, "stage": "pretrain", "run": "p", "clean_size": None}
             rows.append(evaluation(**trained))
             for rate, ends in model.get("after", {}).items():
-                run = {"stage": "clean", "learning_rate": rate, "run": f"{rate}"}
-                run["model"] = f"{variant}-{objective}-{seed}"
+                run = {
+                    "stage": "clean",
+                    "learning_rate": rate,
+                    "run": f"{rate}",
+                    "model": f"{variant}-{objective}-{seed}",
+                }
                 accuracy_after, asr_after = ends[seed]
                 end = {**names, "accuracy": accuracy_after, "asr": asr_after, "step": 10}
                 rows.append(evaluation(**start, **run))
@@ -74,9 +88,12 @@ def table_of(models: Made, study: Study | None = None) -> StudyTable:
     return table_from(frame_of(models), study)
 
 
+CONTEXT_OF_TABLES = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0)
+
+
 def table_from(frame: pd.DataFrame, study: Study, *, effects: bool = True) -> StudyTable:
-    context = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0)
-    return StudyTable("study", study, Evaluations(frame, context), 0.95, effects=effects)
+    evaluations = Evaluations(frame, CONTEXT_OF_TABLES)
+    return StudyTable("study", study, evaluations, 0.95, effects=effects)
 
 
 def row_of(table: StudyTable, variant: str, objective: str = "mmcl") -> EffectRow:
@@ -93,10 +110,13 @@ CLEANED = {
 
 def effect_of(differences: list[float]) -> Effect | None:
     """The effect of a variant whose accuracy differs so from that of the reference."""
-    starts = {"start": [(0.5 + of, 0.9) for of in differences]}
-    reference = {"start": [(0.5, 0.9)] * len(differences)}
-    frame = frame_of({("other", "mmcl"): starts, ("default", "mmcl"): reference})
-    evaluations = Evaluations(frame, Context(CAP, RATE, hull_cap=CAP, kept_share=1.0))
+    starts = [(0.5 + of, 0.9) for of in differences]
+    reference = [(0.5, 0.9)] * len(differences)
+    models = {
+        ("other", "mmcl"): {"start": starts},
+        ("default", "mmcl"): {"start": reference},
+    }
+    evaluations = Evaluations(frame_of(models), CONTEXT_OF_TABLES)
     other = Models(("study/other",), "mmcl", "cc3m")
     default = Models(("study/default",), "mmcl", "cc3m")
     contrast = Contrast(start_accuracy, {other: 1.0, default: -1.0})
@@ -150,8 +170,10 @@ def test_intervals_stay_within_what_is_possible() -> None:
 
 
 def test_a_table_has_outcomes_and_effects_by_seed() -> None:
-    start = [(0.38, 0.9), (0.40, 0.9), (0.42, 0.9)]
-    worse = {"start": start, "after": {RATE: [(0.2, 0.05)] * 3}}
+    worse = {
+        "start": [(0.38, 0.9), (0.40, 0.9), (0.42, 0.9)],
+        "after": {RATE: [(0.2, 0.05)] * 3},
+    }
     table = table_of({("worse", "mmcl"): worse, ("default", "mmcl"): CLEANED})
     assert [row.variant for row in table.entry().rows] == ["default", "worse"]
     assert row_of(table, "default").effects == {}
@@ -161,20 +183,23 @@ def test_a_table_has_outcomes_and_effects_by_seed() -> None:
     assert row.tried == 3
     assert row.not_cleaned == 0
 
-    measures, effects = row.measures, row.effects
-    assert measures["accuracy"].values == pytest.approx([0.38, 0.40, 0.42])
-    assert measures["lost"].values[0] == pytest.approx(1 - 0.2 / 0.38)
-    assert measures["asr_left"].values == [0.05] * 3
-    assert effects["accuracy"].value == pytest.approx(-0.02)
-    assert effects["cleaned_accuracy"].value == pytest.approx(-0.19)
+    values = {name: measure.values for name, measure in row.measures.items()}
+    assert values["accuracy"] == pytest.approx([0.38, 0.40, 0.42])
+    assert values["lost"][0] == pytest.approx(1 - 0.2 / 0.38)
+    assert values["asr_left"] == [0.05] * 3
+
+    effects = {name: effect.value for name, effect in row.effects.items()}
+    assert effects["accuracy"] == pytest.approx(-0.02)
+    assert effects["cleaned_accuracy"] == pytest.approx(-0.19)
 
 
 def test_a_confirmatory_study_has_measures_and_no_effects() -> None:
-    models = {("default", "mmcl"): CLEANED, ("other", "mmcl"): CLEANED}
+    frame = frame_of({("default", "mmcl"): CLEANED, ("other", "mmcl"): CLEANED})
     spec = study_spec({"default": {}, "other": {}})
-    entry = table_from(frame_of(models), spec, effects=False).entry()
-    assert [row.effects for row in entry.rows] == [{}, {}]
-    assert all(row.measures["lost"].ci for row in entry.rows)
+    first, second = table_from(frame, spec, effects=False).entry().rows
+    for row in (first, second):
+        assert row.effects == {}
+        assert row.measures["lost"].ci
 
 
 def test_a_seed_that_nothing_cleans_counts_with_its_loss_at_the_highest_rate() -> None:
@@ -200,12 +225,16 @@ def test_a_seed_that_nothing_cleans_counts_with_its_loss_at_the_highest_rate() -
 def test_a_run_that_diverged_has_no_end() -> None:
     model = {
         "start": [(0.5, 0.9)] * 3,
-        "after": {RATE: [(0.4, 0.2)] * 3, 2 * RATE: [(0.1, 0.5)] * 3},
+        "after": {
+            RATE: [(0.4, 0.2)] * 3,
+            2 * RATE: [(0.1, 0.5)] * 3,
+        },
     }
     frame = frame_of({("default", "mmcl"): model})
     frame.loc[frame.learning_rate == 2 * RATE, "diverged"] = True
+    table = table_from(frame, study_spec({"default": {}}))
 
-    (row,) = table_from(frame, study_spec({"default": {}})).entry().rows
+    (row,) = table.entry().rows
 
     assert row.measures["lost"].values == pytest.approx([0.2] * 3)
 
@@ -237,13 +266,19 @@ def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
     first = results[0]
     run, *others = first.runs
     due = replace(first, runs=tuple(others))
-    lost = whole_seeds([first])[first.name] - whole_seeds([due])[first.name]
-    assert lost == {run.record.spec.seed}
 
-    failed = replace(run, record=run.record.model_copy(update={"status": "failed"}))
-    assert replace(first, runs=(failed, *others)).seeds_due == due.seeds_due
+    def seeds_of(study: StudyResults) -> set[int]:
+        return whole_seeds([study])[study.name]
 
-    shown = {of.name for of in studied(results, all_of(results), 0.95).studies}
+    assert seeds_of(first) - seeds_of(due) == {run.record.spec.seed}
+
+    record = run.record.model_copy(update={"status": "failed"})
+    failed = replace(run, record=record)
+    with_failed = replace(first, runs=(failed, *others))
+    assert with_failed.seeds_due == due.seeds_due
+
+    found = studied(results, all_of(results), 0.95)
+    shown = {of.name for of in found.studies}
     assert shown == {of.name for of in results if not of.seeds_due}
 
 
@@ -281,7 +316,8 @@ def test_a_response_has_points_by_rising_number() -> None:
 
 def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
     models = {key: {"start": model["start"]} for key, model in axis_models().items()}
-    study = axis_study().model_copy(update={"stages": ["pretrain"], "clean_sizes": []})
+    changes = {"stages": ["pretrain"], "clean_sizes": []}
+    study = axis_study().model_copy(update=changes)
     (entry,) = responses(table_of(models, study))
     assert entry.clean_size is None
     (first, *_) = entry.curves["mmcl"]
@@ -302,7 +338,7 @@ def test_tables_measure_as_verdicts_do() -> None:
     judged = verdicts(evaluations, load_claims(), "mini", {}, "proxy")
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
-    rows = defaultdict(list)
+    rows: dict[tuple[str | None, str | None], list[EffectRow]] = defaultdict(list)
     for row in seeds.rows:
         rows[row.dataset, row.clean_size].append(row)
 
@@ -430,16 +466,17 @@ def test_no_verdict_until_all_seeds_are_there() -> None:
 
 
 def test_the_frontier_is_chosen_on_validation_and_read_on_test_images() -> None:
-    columns = ["validation_accuracy", "validation_asr", "test_asr"]
-    states = [(0.40, 0.9, 0.8), (0.39, 0.5, 0.6), (0.36, 0.1, 0.2), (0.30, 0.0, 0.0)]
-    rows = []
-    for step, state in enumerate(states):
-        values = dict(zip(columns, state, strict=True))
-        rows.append(of_mechanism(step=step, **values))
+    states = [
+        {"validation_accuracy": 0.40, "validation_asr": 0.9, "test_asr": 0.8},
+        {"validation_accuracy": 0.39, "validation_asr": 0.5, "test_asr": 0.6},
+        {"validation_accuracy": 0.36, "validation_asr": 0.1, "test_asr": 0.2},
+        {"validation_accuracy": 0.30, "validation_asr": 0.0, "test_asr": 0.0},
+    ]
+    rows = [of_mechanism(step=step, **state) for step, state in enumerate(states)]
     frame = pd.DataFrame(rows)
 
     model = CleanedModel(frame.iloc[0], frame, CONTEXT)
 
     # Up to a loss of 2.5% the start, to 10% the second state, to 20% the third.
-    shares = np.array([0.025, 0.075, 0.1]) / 0.2
-    assert asr_frontier(model).value == pytest.approx(shares @ [0.8, 0.6, 0.2], abs=0.003)
+    expected = (0.025 * 0.8 + 0.075 * 0.6 + 0.1 * 0.2) / 0.2
+    assert asr_frontier(model).value == pytest.approx(expected, abs=0.003)

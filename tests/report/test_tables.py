@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from repro.profile import load_profile
 from repro.report import reading
-from repro.report.claims import load_claims
+from repro.report.claims import Claims, load_claims
 from repro.report.format import bounds, bounds_in_words, percent
 from repro.report.measures import Context, Evaluations
 from repro.report.pages.html import markdown, pages, shared_values
@@ -82,8 +83,8 @@ def test_the_outcome_names_the_measured_values(document: dict[str, Any]) -> None
     text = shared_values(document)["outcome"]
     row = document["resistance"]["cells"][-1]["equal"][2]
     for objective in ("mmcl", "mmcl_ssl"):
-        mean = sum(end["asr"] for end in row[objective]) / len(row[objective])
-        assert f"{100 * mean:.1f}%" in text
+        left = mean(end["asr"] for end in row[objective])
+        assert f"{100 * left:.1f}%" in text
     assert "(mean of 3 seeds)" in text
 
 
@@ -98,25 +99,35 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     verdicts = document["verdicts"]
     for of in verdicts["exploratory"]:
         of["cells"] += [{**cell, "comparator": "norm_groups_64"} for cell in of["cells"]]
-    verdicts |= {"confirmed": verdicts["exploratory"], "confirmed_seeds": [15, 16]}
+    verdicts["confirmed"] = verdicts["exploratory"]
+    verdicts["confirmed_seeds"] = [15, 16]
     verdicts["authors"] = verdicts["exploratory"][3:4]
+
     values = shared_values(document)
     assert "fixed before any of the 2 seeds was run" in values["outcome"]
+
     page = pages(document, {}, {}, [])["index.html"].decode()
-    assert "CC6M, 200K, groups of 64" in page and 'id="table-authors"' in page
+    assert "CC6M, 200K, groups of 64" in page
+    assert 'id="table-authors"' in page
+
     readme = markdown("readme", **values, table=readme_table(document, SHOWN))
-    assert "over 2 seeds" in readme and readme.count("Share of accuracy lost; CC6M, 200K") == 1
+    assert "over 2 seeds" in readme
+    assert readme.count("Share of accuracy lost; CC6M, 200K") == 1
 
 
 def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:
     for name, block in (("README.md", "results"), ("specs/README.md", "switches")):
         Path(name).write_text(f"<!-- {block}:start -->\nold\n<!-- {block}:end -->\n")
     Path("docs/pictures").mkdir(parents=True)
+
     write_blocks()
-    assert "(mean of 3 seeds)" in " ".join(Path("README.md").read_text().split())
+
+    words = Path("README.md").read_text().split()
+    assert "(mean of 3 seeds)" in " ".join(words)
     for name in ("hero-dark.svg", "hero-dark-narrow.svg"):
         dark = Path("docs/pictures", name).read_text()
-        assert "#e6edf3" in dark and "currentColor" not in dark
+        assert "#e6edf3" in dark
+        assert "currentColor" not in dark
 
 
 @pytest.mark.parametrize(
@@ -147,55 +158,70 @@ def test_values_are_those_of_the_profiles() -> None:
     rows = {row.setting: row for row in settings_table("mini")}
     # A patch of 16 pixels, of 224 and of 32.
     patch = rows["patch, of the image (%)"]
-    assert (patch.paper, patch.here) == ("0.51", "25.0")
+    assert patch.paper == "0.51"
+    assert patch.here == "25.0"
     assert rows["pairs of a BatchNorm group"].here == "MMCL: 32; MMCL + SSL: 64"
     assert rows["pre-training batch"].here == "64"
     assert rows["cleaning rates"].paper.startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
 
 
+def archived(claims: Claims, name: str) -> Evaluations:
+    """Every archived evaluation of a profile."""
+    frames = [study.frame for study in read_study_results(name)]
+    context = Context.of(claims, load_profile(name))
+    return Evaluations(pd.concat(frames, ignore_index=True), context)
+
+
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
-    claims, evaluations = load_claims(), []
-    for name in ("mini", "midi"):
-        frames = [study.frame for study in read_study_results(name)]
-        context = Context.of(claims, load_profile(name))
-        evaluations.append(Evaluations(pd.concat(frames, ignore_index=True), context))
+    claims = load_claims()
     leading = claims.comparisons.exploratory["mini"]
-    mini, midi, printed = scale_rows("mini", *evaluations, claims, leading)
-    assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
+    mini, midi, printed = scale_rows(
+        "mini", archived(claims, "mini"), archived(claims, "midi"), claims, leading
+    )
+    assert mini.seeds == [10, 11, 12, 13, 14]
+    assert midi.pairs > mini.pairs
 
     mmcl, mmcl_ssl = mini.results
     assert [round(100 * loss, 1) for loss in mmcl.lost.values() if loss] == [11.8, 4.9]
-    assert mmcl.at_least == [] and mmcl_ssl.at_least == ["100k"]
+    assert mmcl.at_least == []
+    assert mmcl_ssl.at_least == ["100k"]
     # The paper prints a gain at 100K, and no MMCL model at 200K.
     assert printed.results[0].lost == {"100k": pytest.approx(1 - 24.04 / 23.76)}
 
 
 @pytest.mark.usefixtures("here")
 def test_without_archives_only_the_paper_has_results() -> None:
-    claims, profile = load_claims(), load_profile("mini")
-    nothing = Evaluations(pd.DataFrame(columns=list(COLUMNS)), Context.of(claims, profile))
-    assert settings_table("replay") == scale_rows("replay", nothing, nothing, claims, OWN) == []
+    claims = load_claims()
+    context = Context.of(claims, load_profile("mini"))
+    nothing = Evaluations(pd.DataFrame(columns=list(COLUMNS)), context)
+    assert settings_table("replay") == []
+    assert scale_rows("replay", nothing, nothing, claims, OWN) == []
     rows = scale_rows("mini", nothing, nothing, claims, OWN)
     assert {row.scale: bool(row.results) for row in rows} == {
-        **dict.fromkeys(["mini", "midi"], False),
+        "mini": False,
+        "midi": False,
         "paper": True,
     }
 
 
 def test_a_column_reads_a_path_of_names_and_nothing_where_it_ends() -> None:
     column = Column("Mean", "found.mean", percent)
-    assert [str(column.cell({"found": of})) for of in ({"mean": 0.25}, {}, None)] == [
-        "25.0",
-        "–",
-        "–",
-    ]
-    assert Table("t", "T", [column], [{"found": None}]).filled().columns == []
+
+    def cell_of(found: dict[str, float] | None) -> str:
+        return str(column.cell({"found": found}))
+
+    assert cell_of({"mean": 0.25}) == "25.0"
+    assert cell_of({}) == "–"
+    assert cell_of(None) == "–"
+    empty = Table("t", "T", [column], [{"found": None}])
+    assert empty.filled().columns == []
 
 
 def test_the_slider_has_the_cells_of_the_table(document: dict[str, Any]) -> None:
     data = json.loads(data_of(document, []))["thresholds"]
-    for of in data:
-        table = thresholds(document, 0.1)
-        (row,) = (cells for cells in table.cells() if str(cells[0]) == of["setting"])
-        assert of["rows"]["10"] == [str(cell) for cell in row[1:]]
     assert len(data) == len(document["resistance"]["cells"])
+    table = thresholds(document, 0.1)
+    rows = [[str(cell) for cell in row] for row in table.cells()]
+    for of in data:
+        (row,) = (row for row in rows if row[0] == of["setting"])
+        assert of["rows"]["10"] == row[1:]

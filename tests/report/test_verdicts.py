@@ -150,11 +150,17 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
 
 def test_the_loss_at_the_start_ranks_models(archive: pd.DataFrame, mini: Verdicts) -> None:
     found = mechanism(archive, 5e-4, mini.seeds)
-    by_cell = {(of.dataset, of.clean_size, of.pretrain_objective): of for of in found.correlations}
-    everyone = by_cell["cc6m", "200k", None]
-    with_ssl = by_cell["cc6m", "200k", "mmcl_ssl"]
-    assert (everyone.models, round(everyone.loss_ssl, 2)) == (37, -0.84)
-    assert (with_ssl.models, round(with_ssl.loss_ssl, 2)) == (23, -0.73)
+    of_setting = {
+        of.pretrain_objective: of
+        for of in found.correlations
+        if (of.dataset, of.clean_size) == ("cc6m", "200k")
+    }
+    everyone = of_setting[None]
+    assert everyone.models == 37
+    assert round(everyone.loss_ssl, 2) == -0.84
+    with_ssl = of_setting["mmcl_ssl"]
+    assert with_ssl.models == 23
+    assert round(with_ssl.loss_ssl, 2) == -0.73
 
 
 def curve(needs: float, costs: float = 0.0, noise: float = 0.0) -> Any:
@@ -182,7 +188,8 @@ def made(outcome: Any, claims: Claims, seeds: int = 6, **options: Any) -> list[M
     """Verdicts on one arm, whose never-poisoned twin loses as much at each rate."""
     of = arm(outcome, range(seeds), **options)
     twin = arm(outcome, range(seeds), "made/twin", objectives=["mmcl"], **options)
-    return cell_verdicts(evaluations_of(of, twin), ONE, claims.rules, "exact")
+    evaluations = evaluations_of(of, twin)
+    return cell_verdicts(evaluations, ONE, claims.rules, "exact")
 
 
 def test_a_shift_of_two_doublings_is_supported_and_costs_what_a_rate_costs(claims: Claims) -> None:
@@ -307,15 +314,18 @@ def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(clai
 
 def test_a_verdict_holds_only_against_all_comparators(claims: Claims) -> None:
     """The second kind of MMCL models needs as high a rate as the MMCL + SSL models."""
+    easy = curve(2, noise=0.1)
 
     def hard(_: Any, seed: int, rate: float) -> tuple[float, float]:
-        return curve(2, noise=0.1)("mmcl_ssl", seed + 50, rate)  # type: ignore[no-any-return]
+        return easy("mmcl_ssl", seed + 50, rate)  # type: ignore[no-any-return]
 
-    first = arm(curve(2, noise=0.1), range(6))
+    first = arm(easy, range(6))
     second = arm(hard, range(6), "made/hard", objectives=["mmcl"])
-    arms = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up", "hard": "made/hard"})
+    evaluations = evaluations_of(first, second)
+    comparators = {"up": "made/up", "hard": "made/hard"}
+    arms = Arms(mmcl_ssl="made/up", mmcl=comparators)
 
-    judged = cell_verdicts(evaluations_of(first, second), arms, claims.rules, "exact")
+    judged = cell_verdicts(evaluations, arms, claims.rules, "exact")
 
     (rates,) = (of for of in judged if of.measure == "rate_doublings")
     assert {(cell.comparator, cell.alone, cell.verdict) for cell in rates.cells} == {
@@ -386,29 +396,36 @@ def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     found = estimate({seed: Value(value) for seed, value in enumerate(values)})
 
     above = stats.ttest_1samp(values, 0, alternative="greater")
+    lower = above.confidence_interval(0.95).low
     assert p_above(values) == pytest.approx(above.pvalue)
-    assert found.lower == pytest.approx(above.confidence_interval(0.95).low)
+    assert found.lower == pytest.approx(lower)
+
     both_sides = stats.ttest_1samp(values, 0).confidence_interval()
     assert found.interval == pytest.approx(tuple(both_sides))
 
-    assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.09, 0.04, None, 0.09])
+    corrected = holm([0.04, 0.01, None, 0.03])
+    assert corrected == pytest.approx([0.09, 0.04, None, 0.09])
 
     # Two seeds are too few.
-    assert estimate({0: Value(1.0), 1: Value(2.0)}).interval is None
+    two = {0: Value(1.0), 1: Value(2.0)}
+    assert estimate(two).interval is None
     assert p_above([1.0, 2.0]) is None
 
-    # An interval for the mean of one further seed is wider.
+    # The mean of one further value lies in a wider interval.
     quantile = stats.t.ppf(0.975, 3)
-    width = 2 * quantile * np.std(values, ddof=1) * math.sqrt(1.25)
-    assert np.ptp(student(values, 0.95, further=1)) == pytest.approx(width)
+    spread = np.std(values, ddof=1)
+    further = student(values, 0.95, further=1)
+    assert np.ptp(further) == pytest.approx(2 * quantile * spread * math.sqrt(1.25))
 
 
 def test_a_negative_weight_turns_a_bound_round() -> None:
-    assert Value(0.3, at_least=True).times(-2) == Value(-0.6, at_most=True)
-    assert Value(0.3, at_least=True).times(2) == Value(0.6, at_least=True)
-    assert Value(0.1, at_most=True).plus(Value(0.2, at_least=True)) == Value(
-        pytest.approx(0.3), at_least=True, at_most=True
-    )
+    lower = Value(0.3, at_least=True)
+    assert lower.times(-2) == Value(-0.6, at_most=True)
+    assert lower.times(2) == Value(0.6, at_least=True)
+
+    upper = Value(0.1, at_most=True)
+    total = upper.plus(Value(0.2, at_least=True))
+    assert total == Value(pytest.approx(0.3), at_least=True, at_most=True)
 
 
 @pytest.mark.parametrize(
@@ -432,38 +449,45 @@ def test_a_contrast_is_judged_by_its_limits_and_its_test(
     paper = [0.2] if "paper" in verdict else []
     above = Contrast(lost_at_cap, {}, ABOVE, counts=(0.1, INFINITY), paper=paper)
     assert judge(above, limits, p) == verdict
+    if paper:
+        return
+
     below = Contrast(lost_at_cap, {}, BELOW, counts=(-INFINITY, -0.1))
-    if not paper:
-        assert judge(below, limits and (-limits[1], -limits[0]), p) == verdict
+    mirrored = (-limits[1], -limits[0]) if limits else None
+    assert judge(below, mirrored, p) == verdict
 
 
 def test_the_frontier_is_a_concave_hull_that_stays_at_its_peak() -> None:
     """From (0, 0) straight to (0.1, 0.4), flat from there although a later point is lower."""
     points = [(0.0, 0.0), (0.9, 0.3), (0.1, 0.4), (0.05, 0.1)]
-    assert hull_mean(points, 0.2) == pytest.approx((0.1 * 0.2 + 0.1 * 0.4) / 0.2)
-    assert hull_mean([(0.0, 0.3), (0.5, 0.3)], 0.2) == pytest.approx(0.3)
+    rising, flat = 0.1 * 0.2, 0.1 * 0.4
+    assert hull_mean(points, 0.2) == pytest.approx((rising + flat) / 0.2)
+
+    level = [(0.0, 0.3), (0.5, 0.3)]
+    assert hull_mean(level, 0.2) == pytest.approx(0.3)
 
 
 def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Claims) -> None:
     archived = arm(curve(2, noise=0.3), range(6))
 
-    def own(frame: pd.DataFrame) -> list[OwnValue]:
+    def values_in(frame: pd.DataFrame) -> list[OwnValue]:
         return list(own_values(evaluated(frame), ONE, claims.rules))
 
-    near = own(pd.concat([archived, arm(curve(2), [3], "/")], ignore_index=True))
+    own = arm(curve(2), [3], "/")
+    near = values_in(pd.concat([archived, own], ignore_index=True))
     assert {of.measure for of in near} == {*claims.rules.measures}
     assert {len(of.archived) for of in near} == {5}, "without the own run's seed"
     assert all(of.inside for of in near if of.measure == "rate_doublings")
 
-    frame = pd.concat([archived, arm(curve(9), [3], "/")])
-    far = own(frame)
+    own = arm(curve(9), [3], "/")
+    frame = pd.concat([archived, own])
+    far = values_in(frame)
     assert any(not of.inside for of in far if of.of == "mmcl_ssl")
 
-    is_own = frame.study == ""
-    half_done = own(frame[~is_own | (frame.learning_rate != GRID[-1])])
+    is_done = (frame.study != "") | (frame.learning_rate != GRID[-1])
     rates = [
         max(of.archived)
-        for of in half_done
+        for of in values_in(frame[is_done])
         if of.of == "mmcl_ssl" and of.measure == "rate_doublings"
     ]
     assert max(rates) <= math.log2(GRID[-2]), "at the rates that both have"
@@ -550,9 +574,10 @@ def judged(
     claims: Claims, outcome: Outcome, seeds: int = 4, **options: Any
 ) -> dict[str, JudgedClaim]:
     """All claims on the report's own runs, in which MMCL and SSL alone clean like both."""
-    frame = arm(outcome, range(seeds), "/", **options)
-    losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
-    evaluations = evaluations_of(frame, *losses)
+    both = arm(outcome, range(seeds), "/", **options)
+    mmcl = both.assign(loss="mmcl", run=both.run + "mmcl")
+    ssl = both.assign(loss="ssl", run=both.run + "ssl")
+    evaluations = evaluations_of(both, mmcl, ssl)
     found = verdicts(evaluations, claims, "smoke", {}, "exact")
     claims_found = judged_claims(evaluations, claims, found, "exact")
     return {claim.id: claim for claim in claims_found}
