@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from repro.sources.icons.package import ICONS
-from repro.sources.packages import WORDNET, obtain
 from tests.support.checkout import fresh_checkout
 
 Buildah = Callable[..., str]
@@ -76,15 +74,15 @@ def pip_settings(home: Path) -> list[str]:
     shutil.which("buildah") is None or shutil.which("debootstrap") is None or os.getuid() != 0,
     reason="no tool to build an image here: apt-get install buildah debootstrap, as root",
 )
-@pytest.mark.skipif("REPRO_CONTAINER" not in os.environ, reason="with REPRO_CONTAINER=1: 9 minutes")
+@pytest.mark.skipif("REPRO_CONTAINER" not in os.environ, reason="with REPRO_CONTAINER=1: 4 minutes")
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_the_image_builds_runs_the_study_and_holds_nothing_of_this_machine(
-    root: Path, tmp_path: Path, buildah: Buildah, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(1500)
+def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
+    root: Path, tmp_path: Path, buildah: Buildah
 ) -> None:
-    """On Debian over the base that the Dockerfile names for machines without a GPU."""
+    """On Debian over the release with the oldest Python that the project takes."""
     release = platform.freedesktop_os_release()
-    suite = "trixie" if release["ID"] == "debian" else release["VERSION_CODENAME"]
+    suite = "bookworm" if release["ID"] == "debian" else release["VERSION_CODENAME"]
     command = ["debootstrap", "--variant=minbase", suite, tmp_path / "base"]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
     (tmp_path / "Base").write_text("FROM scratch\nADD base /\n")
@@ -114,15 +112,11 @@ def test_the_image_builds_runs_the_study_and_holds_nothing_of_this_machine(
     assert run("make", "setup") == ""
     left = "ls -A .git .dvc/cache work 2>/dev/null; cat /etc/pip.conf /run/pip.crt 2>/dev/null"
     assert run("sh", "-c", f"{left}; true").strip() in ("", ".dvc/cache:\n\nwork:")
-
-    # npm's packages from this machine: the image knows nothing of its registry.
-    monkeypatch.chdir(root)
-    folder = {obtain(package).parent.absolute() for package in (ICONS, WORDNET)}.pop()
-    study = ["--volume", f"{folder}:/npm:ro", "--env", "REPRO_NPM_DIR=/npm"]
-    study += ["--env", "PROFILE=smoke"]
-    said = buildah("run", *network, *study, "project", "--", "make", "reproduce")
-    assert "page: report/build/smoke/index.html" in said
-    assert "</html>" in run("cat", "report/build/smoke/index.html")
+    code = "import torch, repro.worker; print(torch.ones(2).sum().item())"
+    said = run("sh", "-c", f".venv/bin/python -c '{code}' 2>&1 || true")
+    if "GLIBC_" in said:
+        pytest.skip("the wheel of torch that pip finds here wants a newer C library than the base")
+    assert said.endswith("2.0\n")
 
 
 def read(path: Path) -> Any:
