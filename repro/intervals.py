@@ -1,11 +1,11 @@
-"""Intervals of a proportion and of a mean over seeds."""
+"""Intervals of a proportion and of a mean over seeds, and how many seeds a test needs."""
 
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
-from scipy.stats import binomtest
+from scipy.stats import binomtest, nct
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -25,3 +25,15 @@ def student(values: Sequence[float], confidence: float, *, further: int = 0) -> 
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values)
     half *= math.sqrt(1 / n + (1 / further if further else 0))
     return fmean(values) - half, fmean(values) + half
+
+
+def values_needed(deviation: float, mean: float, level: float, power: float = 0.8) -> int:
+    """Size of a normal sample in which Student's one-sided test at `level` sees `mean` > 0 with
+    probability `power`, where values have the standard deviation `deviation`.
+    """
+    size = 2
+    while True:
+        beyond = float(stdtrit(size - 1, 1 - level))
+        if nct.sf(beyond, size - 1, mean / deviation * math.sqrt(size)) >= power:
+            return size
+        size += 1

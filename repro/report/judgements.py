@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import cast
 
 import pandas as pd
 
-from repro.intervals import Interval, student
+from repro.intervals import Interval, student, values_needed
 from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES
 from repro.report.claims import ABOUT_BOTH, Arms, Claim, Claims, Metric, Rules
 from repro.report.contrasts import (
@@ -239,12 +239,18 @@ class _Seeds:
 class JudgedHypothesis(Hypothesis):
     """A hypothesis of a study's file, and what the seeds say of it."""
 
+    means: dict[str, float]
+    """Of the measure, for the models of each term of the contrast; empty without any seed."""
     sum: Estimate | None
     """Of the contrast, over the seeds that have all of its models; None without any."""
     p: float | None
     """One-sided, after Holm's correction over the family."""
     verdict: str
     """Verdict.INCOMPLETE until all seeds are there."""
+    seeds_needed: int | None
+    """Where it is undecided: seeds with which a mean of `negligible` would be seen four times in
+    five, at the spread of those at hand and the level of a test of the family's first step.
+    """
 
 
 def stated_hypotheses(
@@ -304,10 +310,25 @@ def _hypothesis(
     # Bounds are taken as values.
     values = {seed: Value(total.value) for seed, total in result.total.items()}
     found = estimate(values) if values else None
-    verdict = Verdict.INCOMPLETE
+    verdict, needed = Verdict.INCOMPLETE, None
     if found and values.keys() >= _planned(study, hypothesis):
         verdict = judge(contrast, found.limits, result.p_holm)
-    return JudgedHypothesis(**hypothesis.model_dump(), sum=found, p=result.p_holm, verdict=verdict)
+    if found and verdict == Verdict.UNDECIDED and found.interval:
+        family = [other for other in study.hypotheses if other.family == hypothesis.family]
+        spread = stdev(found.by_seed.values())
+        needed = values_needed(spread, hypothesis.negligible, contrast.level / len(family))
+    means = {}
+    if found:
+        for label, side in zip(hypothesis.contrast, result.sides, strict=False):
+            means[label] = fmean(value.value for value in side.values())
+    return JudgedHypothesis(
+        **hypothesis.model_dump(),
+        means=means,
+        sum=found,
+        p=result.p_holm,
+        verdict=verdict,
+        seeds_needed=needed,
+    )
 
 
 def _planned(study: Study, hypothesis: Hypothesis) -> set[int]:

@@ -111,7 +111,8 @@ def answers(hypotheses: Entry, bench: Sequence[Entry]) -> dict[str, str]:
     gate = hypotheses.get("bench", [])
     took = [of for of in bench if of["took"] and of["pretrain_objective"] in OBJECTIVES]
     found = {
-        "mechanism": _mechanism(hypotheses.get("mechanism", [])),
+        "mechanism": _of_seeds(hypotheses.get("mechanism", [])),
+        "whose_view": _of_seeds(hypotheses.get("whose_view", [])),
         "gate": _gate(gate),
         "defence": _defence(took, gate),
         "trigger": _trigger(took, gate),
@@ -120,7 +121,8 @@ def answers(hypotheses: Entry, bench: Sequence[Entry]) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def _mechanism(rows: Iterable[Entry]) -> str:
+def _of_seeds(rows: Iterable[Entry]) -> str:
+    """What the seeds of a study do to its hypotheses."""
     known = [row for row in rows if row["sum"]]
     judged = sorted(known, key=lambda row: str(row["family"]), reverse=True)
     said: list[str] = []

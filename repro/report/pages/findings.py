@@ -38,7 +38,17 @@ DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
 BLOCKS = {
-    FINDINGS: ("answer", "verdicts", "axes", "twins", "mechanism", "defences", "effects", "draws"),
+    FINDINGS: (
+        "answer",
+        "verdicts",
+        "axes",
+        "twins",
+        "mechanism",
+        "whose_view",
+        "defences",
+        "effects",
+        "draws",
+    ),
     DATA: ("rounding",),
     HISTORY: ("tries",),
 }
@@ -121,6 +131,7 @@ def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
         _axes(found["responses"]),
         Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
         Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
+        Table("whose_view", "Whose view", WHOSE_VIEW, found["hypotheses"].get("whose_view", [])),
         Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
@@ -231,6 +242,11 @@ MECHANISM = (
     Column("hypothesis", "says"),
     Column("difference in ASR left (points)", "sum", digits),
     Column("verdict", "verdict"),
+)
+WHOSE_VIEW = (
+    MECHANISM[0],
+    Column("ASR left", lambda row: " and ".join(map(percent, row["means"].values()))),
+    *MECHANISM[1:],
 )
 TRIES = (
     Column("try", "try"),

@@ -4,7 +4,7 @@ Those of docs/ are in repro/report/pages/findings.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -416,8 +416,23 @@ def _p(value: float) -> str:
 
 
 def _contrast(row: Entry) -> Words | None:
-    unit = "doublings" if row["measure"] == "rate_doublings" else "fraction"
-    return estimate(row["sum"], unit, signed=True) if row["sum"] else None
+    if not row["sum"]:
+        return None
+    if row["measure"] == "rate_doublings":
+        return estimate(row["sum"], "doublings", signed=True)
+    words = estimate(row["sum"], "fraction", signed=True)
+    if [*row["contrast"].values()] == [1, -1]:
+        # Of which two means it is the difference.
+        less = " less ".join(map(percent, row["means"].values()))
+        return replace(words, soft=f"{words.soft}, {less}")
+    return words
+
+
+def _hypothesis_verdict(row: Entry) -> Words:
+    words = verdict(row["verdict"])
+    if row["seeds_needed"]:
+        return replace(words, soft=f"{row['seeds_needed']} seeds would tell")
+    return words
 
 
 HYPOTHESES = (
@@ -425,7 +440,7 @@ HYPOTHESES = (
     Column("Expected", "expect", {"above": "higher", "below": "lower"}.__getitem__),
     Column("Contrast", _contrast),
     Column("p", "p", _p, number=True),
-    Column("Verdict", "verdict", verdict),
+    Column("Verdict", _hypothesis_verdict),
 )
 
 
@@ -437,7 +452,8 @@ def _hypotheses(study: str, rows: Sequence[Entry]) -> Table:
         rows,
         "Hypotheses, written down before the first run of the study. Contrasts in points, or as a "
         "factor of the learning rate, with 95% intervals; a bound counts as a value. p is after "
-        "Holm's correction.",
+        "Holm's correction. So many seeds of an equal spread would tell: they show the smallest "
+        "difference that counts in four of five studies.",
     )
 
 
