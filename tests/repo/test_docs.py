@@ -166,8 +166,7 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
         yield from parts([of["left"]["mean"], of["blind"]["0.05"]["mean"]], float)
     for of in mini["verdicts"]["secondary"]:
         yield from parts(of["measures"][0]["cells"][0]["start_accuracy"], float)
-    for hypotheses in mini["hypotheses"].values():
-        yield from parts([hypothesis["means"] for hypothesis in hypotheses], float)
+    yield from parts([hypothesis["means"] for hypothesis in mini["hypotheses"]["par"]], float)
     for row in mini["draws"]["rows"]:
         yield stdev(row["difference"]["by_seed"].values())
     yield from parts([mini["scales"], mini["settings"]], float)
