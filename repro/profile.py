@@ -10,7 +10,6 @@ import json
 import os
 import re
 import reprlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cache
@@ -315,12 +314,6 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
         first = names[: source.num_concepts]
         names = first if target in first or target not in names else [*first[:-1], target]
     return names
-
-
-def count_icon_images() -> Counter[str]:
-    """Evaluation images of each class in the committed list of the data source `icons`."""
-    lines = _read_text(classnames_file("icons-images")).splitlines()
-    return Counter(line.partition("\t")[0] for line in lines)
 
 
 def pretrain_runs(

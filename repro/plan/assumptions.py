@@ -1,12 +1,13 @@
 """specs/plan.yaml: what a forecast assumes where nothing was measured."""
 
+from collections import Counter
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from repro.data.cache import SHARE_OF_MEMORY
-from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
+from repro.profile import SPECS, check, classnames_file, load_classnames, read_yaml
 from repro.spec import Dataset, Fraction, Precision, Profile, Rate, RunSpec, ShardSource, Spec
 
 Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
@@ -134,7 +135,9 @@ def num_evaluation_images(profile: Profile) -> int:
     if isinstance(source, ShardSource):
         return len(names) * source.images_per_class
 
-    of_all = count_icon_images()
+    # The committed list has a line for each evaluation image: its class, and its file.
+    listed = classnames_file("icons-images").read_text(encoding="utf-8").splitlines()
+    of_all = Counter(line.partition("\t")[0] for line in listed)
     counts = [of_all[name] for name in names]
     if limit := source.images_per_concept:
         counts = [min(count, limit) for count in counts]
