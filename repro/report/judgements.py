@@ -319,7 +319,7 @@ def _hypothesis(
         needed = values_needed(spread, hypothesis.negligible, contrast.level / len(family))
     means = {}
     if found:
-        for label, side in zip(hypothesis.contrast, result.sides, strict=False):
+        for label, side in zip(hypothesis.contrast, result.sides[:-1], strict=True):
             means[label] = fmean(value.value for value in side.values())
     return JudgedHypothesis(
         **hypothesis.model_dump(),
