@@ -45,7 +45,7 @@ from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import IMAGE_BATCH, evaluating, predict
 from repro.files import file_sha256
 from repro.intervals import wilson
-from repro.names import TriggerName
+from repro.names import Protocol, TriggerName
 from repro.profile import load_classnames, load_profile
 from repro.sources.shards.imagenet import ValidationImage, validation_images
 from repro.spec import ModelSpec, Profile, SpecError, Switches, Trigger
@@ -53,7 +53,6 @@ from repro.train.build import build_model
 from repro.train.views.tokens import CONTEXT_LENGTH
 
 Format = Literal["cleanclip", "open_clip"]
-Protocol = Literal["authors", "paper"]
 Bits = NDArray[np.bool_]
 Classes = NDArray[np.int64]
 """A class for each image, (N,) or (n,)."""
