@@ -76,8 +76,8 @@ class Counts(BaseModel):
     def _possible(self) -> Self:
         for name, most in (
             ("num_correct", self.num_images),
-            ("num_attacked", self.num_images),
             ("num_target", self.num_images),
+            ("num_attacked", self.num_images - self.num_target + self.num_target_attacked),
             ("num_target_attacked", min(self.num_attacked, self.num_target)),
         ):
             if (count := getattr(self, name)) > most:

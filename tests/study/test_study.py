@@ -232,6 +232,7 @@ def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
     [
         ({"num_correct": 10**9}, "num_correct: 1000000000 .allowed: 0 to 400"),
         ({"num_target_attacked": 300}, "num_target_attacked: 300 .allowed: 0 to 2"),
+        ({"num_attacked": 400, "num_target_attacked": 1}, "num_attacked: 400 .allowed: 0 to 399"),
     ],
 )
 def test_impossible_counts_are_refused(archive: Path, change: dict[str, int], problem: str) -> None:
