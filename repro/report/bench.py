@@ -1,8 +1,7 @@
 """The bench: what each defence leaves of each backdoor, by pre-training objective, on equal terms.
 
-A study that states hypotheses gives every defence the same start models, pairs, steps and learning
-rates; its cells are read here. Shares are fractions, of the test images unless said otherwise.
-docs/rules.md defines the measures.
+Equal are the start models, the pairs, the steps and the number of learning rates. Shares are
+fractions, of the test images unless said otherwise. docs/rules.md defines the measures.
 """
 
 from collections import defaultdict
@@ -18,6 +17,10 @@ from repro.report.measures import CleanedModel, Evaluations, Models, Value, asr_
 from repro.report.studies import StudyResults
 from repro.spec import Objective, RunSpec
 
+STUDIES = ("mechanism", "bench", "par")
+"""Of `par` the arms with as many learning rates as the others. Other studies vary what is equal here:
+the draw, or the views of pre-training.
+"""
 TAKES = 0.9
 """Least ASR on the validation images of a model whose backdoor counts as taken."""
 ALLOWED = (0.05, 0.1)
@@ -72,9 +75,7 @@ def asr_blind(model: CleanedModel, lost: float) -> Value:
 def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[BenchCell]:
     """All cells, by attack and objective in the order of their lists."""
     cells = []
-    for study in studies:
-        if not study.spec.hypotheses:
-            continue
+    for study in (study for study in studies if study.name in STUDIES):
         arms: dict[tuple[str, Objective], RunSpec] = {}
         seconds: dict[tuple[str, Objective, int], float] = defaultdict(float)
         for record in (run.record for run in study.runs if run.record.spec.stage == "clean"):
@@ -94,9 +95,11 @@ def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[Ben
                 spent = median(seconds[*arm, seed] for seed in models)
                 left = evaluations.values(which, asr_frontier)
                 cells.append(_cell(study.name, spec, models, left, spent))
+    most = max((len(cell.settings) for cell in cells), default=0)
     attacks, objectives = list(TRIGGERS.values()), list(LOSSES)
     return sorted(
-        cells, key=lambda c: (attacks.index(c.attack), objectives.index(c.pretrain_objective))
+        (cell for cell in cells if len(cell.settings) == most),
+        key=lambda c: (attacks.index(c.attack), objectives.index(c.pretrain_objective)),
     )
 
 

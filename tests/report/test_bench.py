@@ -1,6 +1,7 @@
 """The bench on evaluations that are made up."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,10 @@ from repro.report.contrasts import estimate
 from repro.report.document import plain
 from repro.report.measures import CleanedModel, Evaluations, Value
 from repro.report.sentences import answers
+from repro.report.studies import read_study_results
 from repro.spec import Profile
 from repro.study.spec import load_study, varied
-from tests.report.test_studies import CONTEXT, of_mechanism
+from tests.report.test_studies import CONTEXT, all_of, of_mechanism
 
 
 def states(variant: str, seed: int, start: float, ends: dict[float, tuple[float, float]]) -> Any:
@@ -98,6 +100,18 @@ def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) 
     for setting, (accuracy, asr) in zip(cell.settings, ENDS.values(), strict=True):
         assert setting.kept == pytest.approx(accuracy / 0.4)
         assert setting.asr == pytest.approx(asr)
+
+
+def test_no_place_of_the_archives_is_taken_twice(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pre-training under the same objective is no row of the bench."""
+    monkeypatch.chdir(root)
+    stated = [study for study in read_study_results("mini") if study.spec.hypotheses]
+    archived = bench(stated, all_of(stated))
+    assert {"CleanCLIP", "PAR"} <= {cell.defence for cell in archived}
+    places = [(cell.attack, cell.pretrain_objective, cell.defence) for cell in archived]
+    assert len(places) == len(set(places))
 
 
 def test_the_table_for_programs_has_means_and_intervals(cells: list[BenchCell]) -> None:
