@@ -1,13 +1,15 @@
 # The study in a container: `docker build -t repro .`, then
 #   docker run --rm --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
 #   docker run --rm repro make test FAST=1
-# The first is `make reproduce`; compose.yaml keeps its results. --ipc=host: loader processes and NCCL hand batches over in
+# Without a GPU: `docker build --build-arg BASE=debian:13-slim -t repro .`, then
+#   docker run --name study repro && docker cp study:/project/report/build .
+# The first `run` is `make reproduce`; compose.yaml keeps its results. --ipc=host: loader processes and NCCL hand batches over in
 # shared memory, of which a container has 64 MB otherwise. memlock is for pinned memory. The volume has what the user brings for `paper`.
 #
 # A CUDA base gives the driver libraries' mount points and refuses drivers that are too old; torch brings its own CUDA
 # libraries from the package registry. They are of CUDA 13 from torch 2.11 on, and so is the base (driver 580 or newer); for
 # an older driver take --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 and an index with builds for CUDA 12 in
-# PIP_EXTRA_INDEX_URL. For a machine without a GPU: --build-arg BASE=debian:13-slim.
+# PIP_EXTRA_INDEX_URL.
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 FROM ${BASE}
 

@@ -1,10 +1,9 @@
-"""Train a variant and seed of a study again and compare it with the archive:
+"""Train a variant and seed of a study again and compare it with the archive, as in
+`python -m tools.rerun bench stripes_par 25`. Without a name both are drawn at random.
 
-    python -m tools.rerun bench [stripes_par 25]
-
-Without a name both are drawn at random. A clone of the last commit trains it. Processors of the
-archive's kind give its counts. Others give a replicate, whose ASR has to lie where the archive's
-other seeds expect it, else the exit status is 1.
+A clone of the last commit trains it. Processors of the archive's kind give its counts. Others give
+a replicate, whose ASR has to lie where the archive's other seeds expect it, else the exit status
+is 1.
 """
 
 from __future__ import annotations
@@ -16,18 +15,28 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
+import click
+
 from repro.intervals import student
 from repro.ledger import Counts
 from repro.study.archive import ArchivedRun, read_archive
-from repro.study.spec import archive_of
+from repro.study.spec import archive_of, study_names
 
 COUNTS = {*Counts.model_fields, "validation", "step"}
 
 
-def main(study: str, *named: str) -> None:
+def archived(study: str) -> bool:
+    """Whether git has results of it."""
+    return archive_of(study).is_file()
+
+
+@click.command(help=__doc__)
+@click.argument("study", type=click.Choice([*filter(archived, study_names())]), metavar="STUDY")
+@click.argument("named", nargs=-1, metavar="[VARIANT SEED]")
+def main(study: str, named: tuple[str, ...]) -> None:
     """Rerun the named variant and seed, or any; SystemExit with 1 if its ASR is another."""
-    archived = read_archive(archive_of(study))
-    pairs = sorted({(record.spec.variant, str(record.spec.seed)) for record, _ in archived})
+    runs = read_archive(archive_of(study))
+    pairs = sorted({(record.spec.variant, str(record.spec.seed)) for record, _ in runs})
     if named and named not in pairs:
         listed = ", ".join(" ".join(pair) for pair in pairs)
         sys.exit(f"{' '.join(named)}: not in {study} (allowed: {listed})")
@@ -40,7 +49,7 @@ def main(study: str, *named: str) -> None:
         archive.unlink()
         command = [sys.executable, "-m", "repro", "study", study, "--variants", variant]
         subprocess.run([*command, "--seeds", seed], cwd=folder, check=True)
-        differences = list(compare(archived, read_archive(archive)))
+        differences = list(compare(runs, read_archive(archive)))
 
     sys.exit(bool(differences))
 
@@ -93,4 +102,4 @@ def asr_left(runs: Sequence[ArchivedRun], objective: str, seed: int) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -7,6 +7,7 @@ confirmed verdicts, their rules and the study of draws.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from repro.report.cells import OBJECTIVES
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
 from repro.report.draws import COMPARED, DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
@@ -15,7 +16,13 @@ from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
 MATCHED, HELD_OUT = "matched", "held_out"
-"""Names of secondary comparisons in specs/claims.yaml."""
+OTHERS = {
+    MATCHED: "against MMCL models of twice the epochs",
+    HELD_OUT: "with cleaning pairs that pre-training has not seen",
+}
+"""Secondary comparisons in specs/claims.yaml, in words."""
+Secondary = Mapping[str, Mapping[str, MeasureVerdict]]
+"""Their measures, by both names."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None)
         entry.name: {measure.measure: measure for measure in entry.measures}
         for entry in verdicts.secondary
     }
-    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], learning_rate)
+    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], beside, learning_rate)
     impossible = _impossible(of["lost_at_cap"])
     # A seed without a cleaned model has no accuracy of it.
     cleaned = of.get("accuracy_at_cap")
@@ -79,7 +86,7 @@ def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None)
     ]
     holds = {
         "direction": harder.answer == "yes",
-        "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER and impossible.answer != "no",
+        "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER,
         "advice": deployed.answer == "yes",
     }
     return Answer(_headline(holds), list(_numbers(of, cleaned, learning_rate)), lines)
@@ -88,34 +95,32 @@ def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None)
 def _numbers(
     of: Mapping[str, MeasureVerdict], cleaned: MeasureVerdict | None, learning_rate: float | None
 ) -> Iterator[Number]:
-    """ASR left in the last setting, the factor of the rates, and the accuracy when cleaned."""
-    last = _first(of["asr_left_at_rate"])[-1]
-    settings = len(_first(of["asr_left_at_rate"]))
-    left = " against ".join(f"{100 * getattr(last, o).mean:.0f}%" for o in ("mmcl_ssl", "mmcl"))
+    """ASR left, the factor of the rates, and the accuracy when cleaned."""
+    cells = _first(of["asr_left_at_rate"])
+    left = [[100 * getattr(cell, name).mean for cell in cells] for name in OBJECTIVES[::-1]]
     yield Number(
-        left,
+        " against ".join(f"{min(of):.0f} to {max(of):.0f}%" for of in left),
         "of attacks still succeed, on MMCL + SSL models against MMCL models, after CleanCLIP at a "
-        f"learning rate of {rate(learning_rate)} ({label(last.dataset)}, {label(last.clean_size)} "
-        "pairs).",
+        f"learning rate of {rate(learning_rate)}: the least and the most of {len(cells)} settings.",
     )
-    rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
+    rates = _main(of["rate_doublings"])
     yield Number(
         f"{_bound(rates)}{factor(rates.mean)} times",
         f"{_interval(rates, factor)} at 95%: the learning rate that cleans MMCL + SSL models, over "
-        f"the one that cleans MMCL models, as the mean of {settings} settings.",
+        f"the one that cleans MMCL models, as the mean of {len(cells)} settings.",
     )
     if cleaned:
-        main = _pooled(cleaned, cleaned.cells[0].comparator)
+        main = _main(cleaned)
         yield Number(
             f"{amount(main.mean, 'fraction', signed=True)} points",
             f"of accuracy {_interval(main, percent)} at 95%: the cleaned MMCL + SSL model less the "
-            f"cleaned MMCL model, as the mean of {settings} settings.",
+            f"cleaned MMCL model, as the mean of {len(cells)} settings.",
         )
 
 
 PARTS = {
     "direction": "MMCL + SSL models are harder to clean",
-    "strength": "cleaning fails on them",
+    "strength": "cleaning them costs as much accuracy as it says",
     "advice": "one should pre-train with MMCL alone",
 }
 """What the parts of the claim say."""
@@ -133,17 +138,26 @@ def _headline(holds: Mapping[str, bool]) -> str:
     return f"At this scale the paper is right {' and '.join(right)}{but}."
 
 
-def _harder(left: MeasureVerdict, rates: MeasureVerdict, learning_rate: float | None) -> Line:
+def _harder(
+    left: MeasureVerdict,
+    rates: MeasureVerdict,
+    secondary: Secondary,
+    learning_rate: float | None,
+) -> Line:
     cells = _first(left)
     of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
-    difference = _pooled(rates, rates.cells[0].comparator)
+    beside = [of[left.measure] for of in secondary.values() if left.measure in of]
+    others = [cell for of in (left, *beside) for cell in of.cells if cell not in cells]
+    most = max((cell.mmcl.mean for cell in others), default=None)
+    at_most = "" if most is None else f" (at most {percent(most)}% in other comparisons)"
+    factors = [f"{_factor(of)} {words}" for of, words in _compared(rates, secondary)]
+    main = f"{_factor(_main(rates))} times the learning rate, the mean of {len(cells)} settings"
     return Line(
         "Are MMCL + SSL models harder to clean?",
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
-        f"left on them, by setting, and of {of_both[1]}% on MMCL models. Cleaning MMCL + SSL "
-        f"models takes {_bound(difference)}{factor(difference.mean)} times the learning rate "
-        f"{_interval(difference, factor)}, the mean of {len(cells)} settings.",
+        f"left on them, by setting, and of {of_both[1]}% on MMCL models{at_most}. Cleaning MMCL + "
+        f"SSL models takes {'; '.join([main, *factors])}.",
     )
 
 
@@ -156,36 +170,47 @@ def _impossible(lost: MeasureVerdict) -> Line:
     return Line(
         "Are they impossible to clean?",
         "no" if cleaned == every else "some are" if cleaned else "yes",
-        f"CleanCLIP cleans {cleaned} of {every} MMCL + SSL models ({seeds} seeds in {len(cells)} "
-        f"settings), at a loss of {costs[0]}% of their accuracy, by setting. MMCL models lose "
-        f"{costs[1]}%; by the paper they hardly lose any.",
+        f"CleanCLIP cleans MMCL + SSL models in {cleaned} of {every} cases ({seeds} seeds in "
+        f"{len(cells)} settings; both settings of a dataset share its models), at a loss of "
+        f"{costs[0]}% of their accuracy, by setting. MMCL models lose {costs[1]}%; by the paper "
+        "they hardly lose any.",
     )
 
 
-def _how_much(lost: MeasureVerdict, secondary: Mapping[str, Mapping[str, MeasureVerdict]]) -> Line:
-    first, *others = dict.fromkeys(cell.comparator for cell in lost.cells)
-    beside = [
-        f"{_points(_pooled(lost, name))} against MMCL models with BatchNorm {label(name)} pairs, "
-        "which MMCL + SSL models have"
-        for name in others
-    ]
-    for name, words in (
-        (MATCHED, "against MMCL models of twice the epochs"),
-        (HELD_OUT, "with cleaning pairs that pre-training has not seen"),
-    ):
-        other = secondary.get(name, {}).get("lost_at_cap")
-        if other and other.pooled:
-            beside.append(f"{_points(other.pooled.difference)} {words}")
+def _how_much(lost: MeasureVerdict, secondary: Secondary) -> Line:
+    beside = [f"{_points(of)} {words}" for of, words in _compared(lost, secondary)]
     printed = " and ".join(
         f"{100 * value:.0f} ({label(dataset)})" for dataset, value in (lost.paper or {}).items()
     )
     return Line(
         "How much more accuracy does cleaning them cost?",
-        f"{_points(_pooled(lost, first), ' points')}",
+        f"{_points(_main(lost), ' points')}",
         "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model. In "
         f"the paper it is {printed}, with 100K pairs. In other comparisons of ours it is "
         f"{'; '.join(beside)}.",
     )
+
+
+def _compared(measure: MeasureVerdict, secondary: Secondary) -> Iterator[tuple[Estimate, str]]:
+    """The differences against other models than the first comparator, and which these are."""
+    _, *others = dict.fromkeys(cell.comparator for cell in measure.cells)
+    for name in others:
+        yield (
+            _pooled(measure, name),
+            f"against MMCL models with BatchNorm {label(name)} pairs, which MMCL + SSL models have",
+        )
+    for name, words in OTHERS.items():
+        other = secondary.get(name, {}).get(measure.measure)
+        if other and other.pooled:
+            yield other.pooled.difference, f"{words} ({_where(other)})"
+
+
+def _where(measure: MeasureVerdict) -> str:
+    """The datasets of a secondary comparison, and whether it was tested."""
+    datasets = dict.fromkeys(label(cell.dataset) for cell in measure.cells)
+    untested = measure.verdict.startswith(Verdict.NOT_TESTED)
+    reason = [measure.verdict.replace(" (", ", ").rstrip(")")] if untested else []
+    return "; ".join([" and ".join(datasets), *reason])
 
 
 DEPLOYED = {"no": "MMCL + SSL", "yes": "MMCL"}
@@ -198,7 +223,7 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
         says = "On no seed are the models of both objectives cleaned in all settings."
         return Line(question, "undecided", says)
 
-    main = _pooled(accuracy, accuracy.cells[0].comparator)
+    main = _main(accuracy)
     signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
     text = (
         f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
@@ -211,10 +236,13 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
         alike = ": neither is ahead" if low <= 0 <= high else ""
         text += (
             " Against MMCL models of twice the epochs, whose training costs about as much, the "
-            f"difference is {_points(difference)}{alike}."
+            f"difference is {_points(difference)}{alike} ({_where(matched)})."
         )
     if word in DEPLOYED:
-        text += f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model."
+        text += (
+            " At equal epochs a defender who can measure the ASR would deploy the cleaned "
+            f"{DEPLOYED[word]} model."
+        )
     return Line(question, word, text)
 
 
@@ -262,6 +290,11 @@ def _word(verdicts: Sequence[str]) -> str:
 def _first(measure: MeasureVerdict) -> list[CellVerdict]:
     """The settings against the first comparator."""
     return [cell for cell in measure.cells if cell.comparator == measure.cells[0].comparator]
+
+
+def _main(measure: MeasureVerdict) -> Estimate:
+    """The mean over the settings against the first comparator."""
+    return _pooled(measure, measure.cells[0].comparator)
 
 
 def _pooled(measure: MeasureVerdict, comparator: str) -> Estimate:

@@ -18,8 +18,8 @@ from repro.report.studies import StudyResults
 from repro.spec import Objective, RunSpec
 
 STUDIES = ("mechanism", "bench", "par")
-"""Of `par` the arms with as many learning rates as the others. Other studies vary what is equal here:
-the draw, or the views of pre-training.
+"""Of `par` the arms with as many learning rates as the others. Other studies vary what is equal
+here: the draw, or the views of pre-training.
 """
 TAKES = 0.9
 """Least ASR on the validation images of a model whose backdoor counts as taken."""

@@ -84,13 +84,14 @@ def test_every_page_is_reached_from_readme_in_two_steps(root: Path) -> None:
     assert pages - reached == set()
 
 
-def test_the_hours_in_readme_are_those_of_the_forecast(root: Path) -> None:
+@pytest.mark.parametrize("profile", ["paper_lean", "paper"])
+def test_the_hours_in_readme_are_those_of_the_forecast(root: Path, profile: str) -> None:
     """From the lowest to the highest estimate."""
     words = " ".join((root / "README.md").read_text().split())
-    (hours,) = re.findall(r"([\d,]+ to [\d,]+) A100 hours", words)
+    (hours,) = re.findall(rf"`{profile}`\D+?([\d,]+ to [\d,]+)", words)
 
     page = (root / "docs/a100.md").read_text()
-    table = page.partition("<!-- plan-paper_lean:start -->")[2].partition(":end -->")[0]
+    table = page.partition(f"<!-- plan-{profile}:start -->")[2].partition(":end -->")[0]
     (head,) = re.findall(r"^\| device \|.*$", table, re.MULTILINE)
     (row,) = re.findall(r"^\| a100 \|.*$", table, re.MULTILINE)
     column = head.split(" | ").index("in all")
@@ -152,6 +153,9 @@ def intervals_of(document: Any) -> set[str]:
         for scale in (1, -1, 100, -100):
             low, high = sorted(scale * end for end in ends)
             found.add(f"{scale * value:.1f} [{low:.1f}, {high:.1f}]")
+        # A share has its interval cut off at 0 and 1.
+        low, high = (100 * min(max(end, 0), 1) for end in ends)
+        found.add(f"{100 * value:.1f} [{low:.1f}, {high:.1f}]")
     return found
 
 

@@ -452,8 +452,8 @@ def _hypotheses(study: str, rows: Sequence[Entry]) -> Table:
         rows,
         "Hypotheses, written down before the first run of the study. Contrasts in points, or as a "
         "factor of the learning rate, with 95% intervals; a bound counts as a value. p is after "
-        "Holm's correction. Beside an undecided one stands how many seeds of an equal spread would "
-        "show the smallest difference that counts in four of five studies.",
+        "Holm's correction. With as many seeds as stand beside an undecided one, of an equal "
+        "spread, four in five studies would find the smallest difference that counts.",
     )
 
 
