@@ -64,6 +64,7 @@ def problems_of_use(
     """
     problems = itertools.chain(
         _view_problems(profile, objectives),
+        _cell_problems(profile, objectives, sizes),
         _sweep_problems(profile, sizes),
     )
     return _in_words(problems)
@@ -76,6 +77,17 @@ def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterato
     if single and spec.second_view != "all":
         allowed = f"all, because {', '.join(single)} encodes one view"
         yield "pretrain.second_view", spec.second_view, allowed
+
+
+def _cell_problems(
+    profile: Profile, objectives: Iterable[Objective], sizes: Collection[CleanSize]
+) -> Iterator[Problem]:
+    """Whatever is pre-trained and then to be cleaned has a setting of cleaning."""
+    cells = [cell for cell in profile.clean.cells if {*cell.clean_sizes} & {*sizes}]
+    cleaned = list(dict.fromkeys(name for cell in cells for name in cell.pretrain_objectives))
+    if sizes and (left_out := {*objectives} - {*cleaned}):
+        named = ", ".join(sorted(left_out))
+        yield "clean.cells.*.pretrain_objectives", cleaned, f"{named} among them, to be cleaned"
 
 
 def _sweep_problems(profile: Profile, sizes: Collection[CleanSize]) -> Iterator[Problem]:

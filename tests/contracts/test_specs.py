@@ -254,6 +254,23 @@ def test_a_problem_of_a_studys_override_names_the_study(
     ]
 
 
+def test_an_objective_whose_models_are_to_be_cleaned_has_a_setting_of_cleaning(
+    specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its models would be trained, and nothing would be said."""
+    monkeypatch.chdir(specs.parent)
+    line = "      clean.cells.1.pretrain_objectives: [two_views, image_ssl, text_ssl, ssl_unused]\n"
+    replaced(specs / "studies" / "mechanism.yaml", line, "")
+    study = load_study("mechanism")
+    with pytest.raises(SpecError) as caught:
+        varied(study, study.variants["parts"])
+    assert str(caught.value).splitlines() == [
+        "specs/studies/mechanism.yaml: 1 problem(s)",
+        "  clean.cells.*.pretrain_objectives: ['mmcl', 'mmcl_ssl'] "
+        "(allowed: image_ssl, ssl_unused, text_ssl, two_views among them, to be cleaned)",
+    ]
+
+
 def test_a_second_view_is_chosen_only_where_every_objective_has_one(
     specs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

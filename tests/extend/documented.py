@@ -62,7 +62,7 @@ def contents(copy: Path) -> dict[str, bytes]:
 
 
 def _edited(suffix: str, old: str, text: str) -> str:
-    if suffix == ".yaml":
+    if old and suffix == ".yaml":
         return _after(old, "\n  measures:", "\n" + textwrap.indent(text.rstrip(), "    "))
     if not old:
         return text

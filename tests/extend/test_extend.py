@@ -16,32 +16,16 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.train.build import build_model
 from tests.extend import fingerprints
 from tests.extend.documented import copy_of_package, extend, sections
-from tests.support.ledger import outcome, study_spec, write_run
+from tests.support.ledger import outcome, write_run
 from tests.support.visible import visible_text
 
 pytestmark = pytest.mark.slow
 
-BOUNDS = {"A trigger": 2, "An objective": 4, "A defence": 4}
+BOUNDS = {"A trigger": 2, "An objective": 2, "A defence": 2}
 BOUNDS |= {"A measure of the verdicts": 2, "A figure": 1, "A table column": 1}
+BOUNDS |= {"A profile or a study": 1}
 """Files that an extension may touch at most."""
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
-SCHEDULE = {"epochs": 1, "warmup_steps": 2, "global_batch_size": 32, "norm_batch_size": 16}
-OVERRIDES = {
-    "data.poison.trigger": {"name": "checkerboard", "patch_size": 8},
-    "pretrain.objectives.sigmoid": {**SCHEDULE, "learning_rate": 1.0e-3},
-    "pretrain.model_age.cc3m.sigmoid": "last",
-    "pretrain.model_age.cc6m.sigmoid": "last",
-    "clean.cells.*.pretrain_objectives": ["sigmoid"],
-    "clean.defence": {"name": "l2_sp", "weight": 0.5},
-}
-
-
-def toys() -> dict[str, Any]:
-    """A study of one model of trigger, objective and defence of the page, cleaned once."""
-    study = study_spec({"toys": OVERRIDES}, profile="smoke", learning_rates=[1.0e-3])
-    content: dict[str, Any] = json.loads(study.model_dump_json())
-    content["variants"]["toys"]["pretrain_objectives"] = ["sigmoid"]
-    return content
+NUMBERS = {"one": 1, "two": 2}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +39,6 @@ def touched(
         heading: extend(copy, blocks)
         for heading, blocks in sections(root / "docs/extend.md").items()
     }
-    (copy / "specs/studies/toys.yaml").write_text(json.dumps(toys()))  # JSON is YAML
     return copy, made
 
 
