@@ -27,6 +27,8 @@ VERBS = {
     "incomplete": "do not decide yet",
 }
 """What seeds do to the hypotheses of a verdict."""
+EXPLAINING = ("mechanism", "whose_view", "par")
+"""Studies that ask why models resist and why a defence cleans."""
 DECIDED = ("supported", "supported, negligible", "incomplete")
 """Verdicts of the first two hypotheses of the bench with which it goes on."""
 
@@ -111,8 +113,7 @@ def answers(hypotheses: Entry, bench: Sequence[Entry]) -> dict[str, str]:
     gate = hypotheses.get("bench", [])
     took = [of for of in bench if of["took"] and of["pretrain_objective"] in OBJECTIVES]
     found = {
-        "mechanism": _of_seeds(hypotheses.get("mechanism", [])),
-        "whose_view": _of_seeds(hypotheses.get("whose_view", [])),
+        **{name: _of_seeds(hypotheses.get(name, [])) for name in EXPLAINING},
         "gate": _gate(gate),
         "defence": _defence(took, gate),
         "trigger": _trigger(took, gate),

@@ -37,6 +37,8 @@ from repro.spec import Profile
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
+WITH_MEANS = ("whose_view", "par")
+"""Studies of whose hypotheses the means are told that they compare."""
 BLOCKS = {
     FINDINGS: (
         "answer",
@@ -44,7 +46,7 @@ BLOCKS = {
         "axes",
         "twins",
         "mechanism",
-        "whose_view",
+        *WITH_MEANS,
         "defences",
         "effects",
         "draws",
@@ -131,7 +133,7 @@ def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
         _axes(found["responses"]),
         Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
         Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
-        Table("whose_view", "Whose view", WHOSE_VIEW, found["hypotheses"].get("whose_view", [])),
+        *(Table(name, name, MEANS, found["hypotheses"].get(name, [])) for name in WITH_MEANS),
         Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
@@ -243,7 +245,7 @@ MECHANISM = (
     Column("difference in ASR left (points)", "sum", digits),
     Column("verdict", "verdict"),
 )
-WHOSE_VIEW = (
+MEANS = (
     MECHANISM[0],
     Column("ASR left", lambda row: " and ".join(map(percent, row["means"].values()))),
     *MECHANISM[1:],

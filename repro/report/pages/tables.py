@@ -551,7 +551,7 @@ def _two(fraction: float | None) -> str:
 
 SCALES = (
     Column("Scale", "name"),
-    Column("Pairs", "own.pairs", number=True),
+    Column("Pairs, at most", "own.pairs", number=True),
     Column("Poison (%)", "own.poisoned", number=True),
     Column("Patch (%)", "own.patch", number=True),
     Column("Pre-trained with", "result.pretrain_objective", label),
