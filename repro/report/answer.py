@@ -99,7 +99,7 @@ def _numbers(
     cells = _first(of["asr_left_at_rate"])
     left = [[100 * getattr(cell, name).mean for cell in cells] for name in OBJECTIVES[::-1]]
     yield Number(
-        " against ".join(f"{min(of):.0f}–{max(of):.0f}%" for of in left),
+        " vs ".join(f"{min(of):.0f}–{max(of):.0f}%" for of in left),
         "of attacks still succeed, on MMCL + SSL models against MMCL models, after CleanCLIP at a "
         f"learning rate of {rate(learning_rate)}: the least and the most of {len(cells)} settings.",
     )
