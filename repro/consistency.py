@@ -64,10 +64,20 @@ def problems_of_use(
     """
     problems = itertools.chain(
         _view_problems(profile, objectives),
-        _cell_problems(profile, objectives, sizes),
         _sweep_problems(profile, sizes),
     )
     return _in_words(problems)
+
+
+def problems_of_cleaning(
+    profile: Profile, objectives: Iterable[Objective], sizes: Collection[CleanSize]
+) -> list[str]:
+    """A study's models are all cleaned, if any are; a profile may leave some as they are."""
+    cells = [cell for cell in profile.clean.cells if {*cell.clean_sizes} & {*sizes}]
+    cleaned = list(dict.fromkeys(name for cell in cells for name in cell.pretrain_objectives))
+    left_out = sorted({*objectives} - {*cleaned}) if sizes else []
+    allowed = f"{', '.join(left_out)} among them, to be cleaned"
+    return _in_words([("clean.cells.*.pretrain_objectives", cleaned, allowed)] if left_out else [])
 
 
 def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterator[Problem]:
@@ -77,17 +87,6 @@ def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterato
     if single and spec.second_view != "all":
         allowed = f"all, because {', '.join(single)} encodes one view"
         yield "pretrain.second_view", spec.second_view, allowed
-
-
-def _cell_problems(
-    profile: Profile, objectives: Iterable[Objective], sizes: Collection[CleanSize]
-) -> Iterator[Problem]:
-    """Whatever is pre-trained and then to be cleaned has a setting of cleaning."""
-    cells = [cell for cell in profile.clean.cells if {*cell.clean_sizes} & {*sizes}]
-    cleaned = list(dict.fromkeys(name for cell in cells for name in cell.pretrain_objectives))
-    if sizes and (left_out := {*objectives} - {*cleaned}):
-        named = ", ".join(sorted(left_out))
-        yield "clean.cells.*.pretrain_objectives", cleaned, f"{named} among them, to be cleaned"
 
 
 def _sweep_problems(profile: Profile, sizes: Collection[CleanSize]) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
-from repro.consistency import problem_list, problems_of_use
+from repro.consistency import problem_list, problems_of_cleaning, problems_of_use
 from repro.ledger import RunRecord
 from repro.profile import SPECS, check, clean_runs, load_profile, merge, pretrain_runs, read_yaml
 from repro.runs.layout import RESULTS
@@ -189,7 +189,9 @@ def varied(study: Study, variant: Variant) -> Profile:
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
     objectives = variant.pretrain_objectives
     sizes = study.clean_sizes
-    if problems := problems_of_use(profile, objectives, sizes):
+    problems = problems_of_use(profile, objectives, sizes)
+    problems += problems_of_cleaning(profile, objectives, sizes)
+    if problems:
         raise problem_list(study._file, problems, {})
     return profile
 
