@@ -33,7 +33,7 @@ MISTAKES = {
     "reproduce smoke --set clean.warmup_steps": "repro: --set: 'clean.warmup_steps' (allowed: FIELD",
     "reproduce smoke --again clean/x": "repro: --again: 'clean/x' (allowed: clean/",
     "list defence": "'defence' is not one of 'profiles', 'studies', 'triggers', 'objectives', ",
-    "status --study confirm": "repro: specs/studies/confirm.yaml: ",
+    "status --study confirmatio": "repro: specs/studies/confirmatio.yaml: ",
     "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, night,",
     "data --profile ../mini": "repro: profile: '../mini' (allowed: authors, ",
     "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
