@@ -75,9 +75,11 @@ def problems_of_cleaning(
     """A study's models are all cleaned, if any are; a profile may leave some as they are."""
     cells = [cell for cell in profile.clean.cells if {*cell.clean_sizes} & {*sizes}]
     cleaned = list(dict.fromkeys(name for cell in cells for name in cell.pretrain_objectives))
-    left_out = sorted({*objectives} - {*cleaned}) if sizes else []
-    allowed = f"{', '.join(left_out)} among them, to be cleaned"
-    return _in_words([("clean.cells.*.pretrain_objectives", cleaned, allowed)] if left_out else [])
+    left_out = {*objectives} - {*cleaned}
+    if not sizes or not left_out:
+        return []
+    allowed = f"{', '.join(sorted(left_out))} among them, to be cleaned"
+    return _in_words([("clean.cells.*.pretrain_objectives", cleaned, allowed)])
 
 
 def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterator[Problem]:

@@ -25,13 +25,13 @@ from repro.study.spec import archive_of, study_names
 COUNTS = {*Counts.model_fields, "validation", "step"}
 
 
-def archived(study: str) -> bool:
+def has_archive(study: str) -> bool:
     """Whether git has results of it."""
     return archive_of(study).is_file()
 
 
 @click.command(help=__doc__)
-@click.argument("study", type=click.Choice([*filter(archived, study_names())]), metavar="STUDY")
+@click.argument("study", type=click.Choice([*filter(has_archive, study_names())]), metavar="STUDY")
 @click.argument("named", nargs=-1, metavar="[VARIANT SEED]")
 def main(study: str, named: tuple[str, ...]) -> None:
     """Rerun the named variant and seed, or any; SystemExit with 1 if its ASR is another."""

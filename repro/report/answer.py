@@ -15,10 +15,10 @@ from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
-MATCHED, HELD_OUT = "matched", "held_out"
+MATCHED = "matched"
 OTHERS = {
     MATCHED: "against MMCL models of twice the epochs",
-    HELD_OUT: "with cleaning pairs that pre-training has not seen",
+    "held_out": "with cleaning pairs that pre-training has not seen",
 }
 """Secondary comparisons in specs/claims.yaml, in words."""
 Secondary = Mapping[str, Mapping[str, MeasureVerdict]]
@@ -171,7 +171,7 @@ def _impossible(lost: MeasureVerdict) -> Line:
         "Are they impossible to clean?",
         "no" if cleaned == every else "some are" if cleaned else "yes",
         f"CleanCLIP cleans MMCL + SSL models in {cleaned} of {every} cases ({seeds} seeds in "
-        f"{len(cells)} settings; both settings of a dataset share its models), at a loss of "
+        f"{len(cells)} settings; those of one dataset share its models), at a loss of "
         f"{costs[0]}% of their accuracy, by setting. MMCL models lose {costs[1]}%; by the paper "
         "they hardly lose any.",
     )

@@ -75,7 +75,9 @@ def asr_blind(model: CleanedModel, lost: float) -> Value:
 def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[BenchCell]:
     """All cells, by attack and objective in the order of their lists."""
     cells = []
-    for study in (study for study in studies if study.name in STUDIES):
+    for study in studies:
+        if study.name not in STUDIES:
+            continue
         arms: dict[tuple[str, Objective], RunSpec] = {}
         seconds: dict[tuple[str, Objective, int], float] = defaultdict(float)
         for record in (run.record for run in study.runs if run.record.spec.stage == "clean"):
