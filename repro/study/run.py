@@ -52,44 +52,59 @@ from repro.unchanged import DIGITS, unchanged
 
 
 class Due(NamedTuple):
-    """Runs of a variant and stage that a study lacks."""
+    """Runs of a variant and stage that are due."""
 
     variant: str
     stage: str
     runs: int
-    core_hours: float
+    core_hours: float | None
+    """None where no archived run of the profile and stage tells."""
 
 
 def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> list[Due]:
-    """Runs that the archive lacks, with core-hours: the mean of archived runs of stage and loss."""
+    """Runs that the archive lacks, after the models that they start from and that are not there.
+
+    Core-hours are those of the mean archived run of the stage and loss.
+    """
     study = load_study(name)
-    models = _chosen(study, seeds, variants)
-    archives = {n: read_archive(archive_of(n)) for n in study_names() if archive_of(n).exists()}
-    times = pd.DataFrame(
-        [
-            (record.spec.stage, record.spec.loss, record.seconds / 3600)
-            for runs in archives.values()
-            for record, _ in runs
-            if record.spec.profile == study.profile
-        ],
-        columns=["stage", "loss", "hours"],
-    )
-    mean = times.groupby(["stage", "loss"]).hours.mean()
+    chosen = _chosen(study, seeds, variants)
+    archive = archive_of(name)
+    archived = [record for record, _ in (read_archive(archive) if archive.exists() else ())]
+    runs = [spec for spec in lacking(study, archived) if (spec.variant, spec.seed) in chosen]
+
+    # A model has one training, whoever cleans it.
+    models = {}
+    for spec in runs:
+        trained_by = study.variants[spec.variant].models or spec.variant
+        folder = model_dir(spec.model_copy(update={"variant": trained_by}))
+        if spec.stage == "pretrain" or not folder.exists():
+            models[folder] = (trained_by, "pretrain", spec.pretrain_objective)
+    cleanings = [(spec.variant, "clean", spec.loss) for spec in runs if spec.stage == "clean"]
+
+    due = pd.DataFrame([*models.values(), *cleanings], columns=["variant", "stage", "loss"])
+    mean = _mean_hours(study.profile)
     longest = mean.groupby("stage").max()
-
-    def hours(spec: RunSpec) -> float:
-        instead = longest.get(spec.stage, math.nan)
-        return float(mean.get((spec.stage, spec.loss), instead))
-
-    archived = [record for record, _ in archives.get(name, [])]
-    due = [
-        (spec.variant, spec.stage, hours(spec))
-        for spec in lacking(study, archived)
-        if (spec.variant, spec.seed) in models
+    due["hours"] = [
+        mean.get((of.stage, of.loss), longest.get(of.stage, math.nan)) for of in due.itertuples()
     ]
-    table = pd.DataFrame(due, columns=["variant", "stage", "hours"])
-    rows = table.groupby(["variant", "stage"], sort=False).hours.agg(runs="size", core_hours="sum")
-    return [Due(*row) for row in rows.reset_index().itertuples(index=False)]
+    return [
+        Due(variant, stage, len(hours), None if hours.isna().any() else float(hours.sum()))
+        for (variant, stage), hours in due.groupby(["variant", "stage"], sort=False).hours
+    ]
+
+
+def _mean_hours(profile: str) -> pd.Series:
+    """Hours of a profile's archived runs, by stage and loss."""
+    archives = [archive_of(name) for name in study_names()]
+    times = [
+        (record.spec.stage, record.spec.loss, record.seconds / 3600)
+        for archive in archives
+        if archive.exists()
+        for record, _ in read_archive(archive)
+        if record.spec.profile == profile
+    ]
+    table = pd.DataFrame(times, columns=["stage", "loss", "hours"])
+    return table.groupby(["stage", "loss"]).hours.mean()
 
 
 def due_text(due: Sequence[Due]) -> str:
@@ -97,9 +112,10 @@ def due_text(due: Sequence[Due]) -> str:
     if not due:
         return "0 runs: all are in the archive"
     runs = sum(of.runs for of in due)
-    hours = sum(of.core_hours for of in due)
-    table = pd.DataFrame(due).round(1).to_string(index=False)
-    return f"{table}\n{runs} runs, {hours:.1f} core-hours"
+    known = [of.core_hours for of in due if of.core_hours is not None]
+    told = f"{sum(known):.1f} core-hours" if known else "no archived run tells the core-hours"
+    table = pd.DataFrame(due).astype({"core_hours": float}).round(1)
+    return f"{table.to_string(index=False, na_rep='not known')}\n{runs} runs, {told}"
 
 
 def run_study(

@@ -137,11 +137,13 @@ def test_one_variant_alone_brings_the_models_that_it_borrows_inside_the_study(
     write_study("lends", LENDER | {"variants": {"default": VARIANT, "longer": longer}})
     print(study_run.due_text(study_run.due_runs("lends", [], ["longer"])))
     assert started() == []
-    assert "longer clean 2" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "default pretrain 1 not known longer clean 2 not known" in said
+    assert said.endswith("3 runs, no archived run tells the core-hours")
     study_run.run_study("lends", seeds=[1], variants=["longer"])
     # The model is one training under both names.
     assert ["lr" in run for run in started()] == [False, True, True]
     print(study_run.due_text(study_run.due_runs("lends", [], [])))
-    assert "2 runs, " in capsys.readouterr().out
+    assert "2 runs, 0.0 core-hours" in capsys.readouterr().out
     with pytest.raises(SpecError, match=r"--variants: short \(allowed by .*: default, longer\)"):
         study_run.run_study("lends", variants=["short"])
