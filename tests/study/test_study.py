@@ -40,8 +40,6 @@ from tools.rerun import compare
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 STUDIES = study_names()
-UNFINISHED = {"par"}
-"""Studies of several sittings: their archives have whole variants, and not all of them yet."""
 
 
 def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
@@ -106,7 +104,7 @@ def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name
     """An edit of a profile must not change what a study with results asked for."""
     study = load_study(name)
     records = [record for record, _ in read_archive(archive_of(name))]
-    assert name in UNFINISHED or lacking(study, records) == []
+    assert lacking(study, records) == []
     profiles = study_profiles(study)
     asked = {
         (run.variant, digest(run.computed()))
