@@ -208,9 +208,10 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     rows = published / ROWS
     if not rows.exists():
         rows = work / ROWS
-    # 0 where neither is there.
-    state.ended = _time_of(rows)
-    if state.ended and (row := last_row(rows, state.ended)):
+    changed = _time_of(rows)  # 0 where neither is there
+    # A run may be published once more, under another name, long after its end.
+    state.ended = _time_of(work / "record.json") or changed
+    if changed and (row := last_row(rows, changed)):
         state.epoch = row.epoch
         state.loss = (row.train_loss or {}).get("loss")
         state.accuracy = row.accuracy

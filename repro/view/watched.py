@@ -1,7 +1,7 @@
 """What is watched: the runs of a profile or of a study, and the call of `reproduce` around them."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -23,7 +23,7 @@ from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 from repro.study.spec import load_study, study_profiles, study_runs
 from repro.view.archive import whole_runs
-from repro.view.remaining import Remaining
+from repro.view.remaining import Remaining, Stages
 from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
@@ -148,13 +148,30 @@ class Watched:
             if state.state == "waiting" and (spec.variant, key) in self.archived:
                 state.state = "done"
         if call := self._call():
-            left = self.remaining.seconds(states, self.stages, call.stages, call.began)
+            left = self._seconds(states, call.began, self.stages, call.stages)
             stage = call.stage_under_way(len(self.stages))
             return View(self.title, states, call.began, left or None, stage)
 
-        left = self.remaining.seconds(states, began=began)
+        left = self._seconds(states, began)
         runs_on = any(state.state in ("running", "queued") for state in states)
         return View(self.title, states, began, left if runs_on and left else None)
+
+    def _seconds(
+        self,
+        states: list[RunState],
+        began: float | None,
+        names: Sequence[str] = (),
+        stages: Stages | None = None,
+    ) -> float:
+        """Seconds that are left. A training counts once, also where variants share it."""
+        once: dict[str, RunState] = {}
+        for state, (_, key) in zip(states, self.runs, strict=True):
+            if key not in once or once[key].share < state.share:
+                once[key] = state
+        left = self.remaining.seconds(list(once.values()), names, stages, began)
+        for state, (_, key) in zip(states, self.runs, strict=True):
+            state.left = once[key].left
+        return left
 
     def _call(self) -> Call | None:
         """The call of `reproduce` that makes these runs at present."""

@@ -12,7 +12,7 @@ import pytest
 from repro.files import replace_json
 from repro.profile import clean_runs, load_profile
 from repro.runs.deliver import save_failure
-from repro.runs.layout import RESULTS
+from repro.runs.layout import RESULTS, results_dir
 from repro.runs.run import Run
 from repro.view.states import LOW_ASR, Carrier, RunState, key_of, read_states
 from tests.support.launch import Launch
@@ -114,6 +114,16 @@ def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch
     other = specs[0].schedule.model_copy(update={"warmup_steps": 0})
     changed = specs[0].model_copy(update={"schedule": other})
     assert read_states([(changed, key_of(changed))], RESULTS, {})[0].state == "waiting"
+
+
+def test_publishing_a_run_once_more_does_not_move_its_end(profile: object, launch: Launch) -> None:
+    """Or the time left would be that of a machine that has trained it in no time."""
+    spec = clean_runs(profile)[0]  # type: ignore[arg-type]
+    launch([spec])
+    keyed = [(spec, key_of(spec))]
+    before = read_states(keyed, RESULTS, {})[0].ended
+    os.utime(results_dir(spec, RESULTS) / spec.run_id / "rows.jsonl", (2e9, 2e9))
+    assert read_states(keyed, RESULTS, {})[0].ended == before
 
 
 def test_torn_files_hide_nothing(run: Run) -> None:

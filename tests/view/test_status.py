@@ -13,7 +13,8 @@ from repro.files import replace_json
 from repro.profile import clean_runs, load_profile
 from repro.runs.layout import WORK
 from repro.runs.run import Run, place_of
-from repro.view.watched import CALL_LOCK, Call, graph_stages
+from repro.view.remaining import RUN_SECONDS
+from repro.view.watched import CALL_LOCK, Call, Watched, graph_stages
 from tests.view.test_states import STATUS, carried
 
 
@@ -42,6 +43,29 @@ def test_archived_runs_of_a_study_are_done_in_a_fresh_clone(
     (here / "results").symlink_to(root / "results")
     main(["status", "--profile", "smoke", "--study", "starts"])
     assert capsys.readouterr().out.endswith("; all runs are done\n")
+
+
+def test_a_training_that_variants_share_is_left_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_SLOTS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    variants = ["noise_again", "noise_par"]
+    of_one = Watched.of_study("confirm", [30], variants[:1])
+    of_both = Watched.of_study("confirm", [30], variants)
+    model, _ = of_one.runs[0]
+    run = Run(model, "a" * 16, {}, "code")
+    run.save()
+
+    with carried(run):
+        one = of_one.look()
+        both = of_both.look()
+    assert both.count(stage="pretrain") == 2
+    assert one.left is not None
+    assert both.left is not None
+    cleaning = both.states[-1].left
+    assert cleaning is not None
+    assert both.left == pytest.approx(one.left + cleaning + RUN_SECONDS, rel=0.01)
 
 
 def test_a_running_and_a_stopped_run_are_in_the_table(
