@@ -261,6 +261,8 @@ class Comparisons(Spec):
     confirmed: dict[str, Arms]
     beside: dict[str, dict[str, str]]
     """By profile and name, an arm whose two objectives are compared; exploratory."""
+    further: list[str]
+    """Arms on which claims are judged of whose runs those of the verdicts have none."""
 
 
 class Claims(Spec):

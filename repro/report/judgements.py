@@ -113,11 +113,13 @@ def judged_claims(
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
 
     A claim without a study is judged on the archived seeds of the verdicts that stand first, or,
-    where these do not have its runs, of the exploratory ones, or else on the report's own.
+    where these do not have its runs, of the exploratory ones, then of the further ones, or else on
+    the report's own.
     `scope`: whether the data are the paper's.
     """
     exploratory = (arms.mmcl_ssl for arms in claims.comparisons.exploratory.values())
-    in_order = [verdicts.arms.mmcl_ssl, *exploratory, OWN.mmcl_ssl]
+    further = claims.comparisons.further
+    in_order = [verdicts.arms.mmcl_ssl, *exploratory, *further, OWN.mmcl_ssl]
     ours = _Seeds(evaluations, in_order, scope == "proxy", verdicts)
     authors = _Seeds(evaluations, [AUTHORS_ARMS.mmcl_ssl], False, None)
     have_authors = AUTHORS in set(evaluations.frame.study)
@@ -296,7 +298,8 @@ def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
         # Of this study, where none is named.
         own = tuple(f"{name}/{variant}" for variant in study.matching(label))
         arms = own or (arm.partition("/")[2],)
-        terms[Models(arms, cast("Objective", objective), dataset, size)] = weight
+        of = Models(arms, cast("Objective", objective), dataset, size, hypothesis.loss)
+        terms[of] = weight
     if hypothesis.expect == "above":
         expect, counts = ABOVE, (hypothesis.negligible, math.inf)
     else:

@@ -73,6 +73,8 @@ class Hypothesis(Spec):
     measure: Literal["asr_left_at_rate", "asr_frontier", "rate_doublings", "lost_at_cap"]
     rate: Rate | None = None
     """Learning rate of `asr_left_at_rate`; null for that of the rules."""
+    loss: Loss = "mmcl_ssl"
+    """Loss of the cleaning that is measured."""
     setting: Annotated[tuple[Dataset, CleanSize], Field(strict=False)] | None = None
     """Dataset and number of cleaning pairs; null where the study has one of each."""
     contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
@@ -124,6 +126,10 @@ class Study(Plugged):
             if place not in places and (place or len(places) > 1):
                 allowed = ", ".join("[" + ", ".join(each) + "]" for each in places)
                 raise ValueError(f"{where}: setting: {place} (allowed: {allowed})")
+            if hypothesis.loss not in self.losses:
+                raise ValueError(
+                    f"{where}: loss: {hypothesis.loss} (allowed: {', '.join(self.losses)})"
+                )
             for label in hypothesis.contrast:
                 seeds = [
                     seed for name in self.matching(label) for seed in self.variants[name].seeds
