@@ -81,6 +81,7 @@ def test_data_that_tell_of_other_settings_are_refused(here: Path) -> None:
         ({"contrast": {"nobody_*/mmcl_ssl": 1.0, "cleanclip/mmcl": -1.0}}, "'nobody_.*allowed"),
         ({"measure": "taste"}, r"hypotheses\.0\.measure"),
         ({"rate": -1.0}, r"hypotheses\.0\.rate"),
+        ({"loss": "ssl"}, r"loss: ssl \(allowed: mmcl_ssl\)"),
     ],
 )
 def test_a_hypothesis_that_cannot_be_judged_is_refused_before_the_first_run(
