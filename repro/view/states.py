@@ -142,8 +142,12 @@ def _key_in(path: Path, made: float) -> str:
 
 
 def key_of(spec: RunSpec) -> str:
-    """Equal in specifications of one training, whatever names they bear in which study."""
-    return digest(spec.computed())
+    """Equal in specifications of one training, whatever names they bear in which study.
+
+    Variants may clean different models alike, so a cleaning is one of its variant.
+    """
+    key = digest(spec.computed())
+    return key if spec.stage == "pretrain" else f"{spec.variant}/{key}"
 
 
 def _state(spec: RunSpec, key: str, fingerprint: str, results: Path, jobs: Jobs) -> RunState:

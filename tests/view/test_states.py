@@ -75,6 +75,17 @@ def test_a_run_goes_from_waiting_to_queued_to_running_to_stopped(run: Run) -> No
     assert state.checkpoint_age < 60
 
 
+def test_a_cleaning_of_another_variants_model_is_another_run(here: Path) -> None:
+    """The specification of a cleaning does not tell how its model was pre-trained."""
+    spec = clean_runs(load_profile("smoke"))[0]
+    one, other = (spec.model_copy(update={"variant": name}) for name in ("one", "other"))
+    for fingerprint, of in (("a" * 16, one), ("b" * 16, other)):
+        Run(of, fingerprint, {}, "code").save()
+    replace_json(Path("work") / ("b" * 16) / "status.json", STATUS)
+    states = read_states([(of, key_of(of)) for of in (one, other)], RESULTS, {})
+    assert [(state.state, state.step) for state in states] == [("waiting", 0), ("stopped", 30)]
+
+
 def test_a_batch_that_takes_a_stopped_run_again_has_not_come_to_it_yet(run: Run) -> None:
     path = run.work_dir / "status.json"
     replace_json(path, STATUS)
