@@ -11,7 +11,7 @@ from repro.report.cells import OBJECTIVES
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
 from repro.report.draws import COMPARED, DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
-from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
@@ -64,7 +64,9 @@ def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None)
         entry.name: {measure.measure: measure for measure in entry.measures}
         for entry in verdicts.secondary
     }
-    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], beside, learning_rate)
+    harder = _harder(
+        of["asr_left_at_rate"], of["rate_doublings"], beside, verdicts.beside, learning_rate
+    )
     impossible = _impossible(of["lost_at_cap"])
     # A seed without a cleaned model has no accuracy of it.
     cleaned = of.get("accuracy_at_cap")
@@ -119,7 +121,7 @@ def _numbers(
 
 
 PARTS = {
-    "direction": "MMCL + SSL models are harder to clean",
+    "direction": "MMCL + SSL models are harder to clean by CleanCLIP",
     "strength": "cleaning them costs as much accuracy as it says",
     "advice": "one should pre-train with MMCL alone",
 }
@@ -142,6 +144,7 @@ def _harder(
     left: MeasureVerdict,
     rates: MeasureVerdict,
     secondary: Secondary,
+    by_defence: Sequence[Beside],
     learning_rate: float | None,
 ) -> Line:
     cells = _first(left)
@@ -157,7 +160,26 @@ def _harder(
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
         f"left on them, by setting, and of {of_both[1]}% on MMCL models{at_most}. Cleaning MMCL + "
-        f"SSL models takes {'; '.join([main, *factors])}.",
+        f"SSL models takes {'; '.join([main, *factors])}.{_by_defence(by_defence)}",
+    )
+
+
+def _by_defence(entries: Sequence[Beside]) -> str:
+    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
+    cells = {
+        entry.name: measure.cells[0]
+        for entry in entries
+        for measure in entry.measures
+        if measure.measure == "asr_left_at_rate"
+    }
+    if not cells:
+        return ""
+    [cell, *_] = cells.values()
+    told = [f"by {_points(of.difference, ' points')} when {name}" for name, of in cells.items()]
+    return (
+        f" It depends on the defence: on {cell.difference.seeds} other seeds of "
+        f"{label(cell.dataset)}, {label(cell.clean_size)}, MMCL + SSL models keep more of the ASR "
+        f"than MMCL models {' and '.join(told)} (exploratory)."
     )
 
 
@@ -240,8 +262,8 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
         )
     if word in DEPLOYED:
         text += (
-            " At equal epochs a defender who can measure the ASR would deploy the cleaned "
-            f"{DEPLOYED[word]} model."
+            " At equal epochs a defender who knows the trigger, and so can measure the ASR, would "
+            f"deploy the cleaned {DEPLOYED[word]} model."
         )
     return Line(question, word, text)
 

@@ -27,7 +27,7 @@ VERBS = {
     "incomplete": "do not decide yet",
 }
 """What seeds do to the hypotheses of a verdict."""
-EXPLAINING = ("mechanism", "whose_view", "par", "confirm")
+EXPLAINING = ("mechanism", "whose_view", "par", "confirm", "reversal")
 """Studies that ask why models resist and why a defence cleans."""
 DECIDED = ("supported", "supported, negligible", "incomplete")
 """Verdicts of the first two hypotheses of the bench with which it goes on."""

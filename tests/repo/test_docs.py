@@ -170,7 +170,8 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
         yield from parts([of["left"]["mean"], of["blind"]["0.05"]["mean"]], float)
     for of in mini["verdicts"]["secondary"]:
         yield from parts(of["measures"][0]["cells"][0]["start_accuracy"], float)
-    yield from parts([hypothesis["means"] for hypothesis in mini["hypotheses"]["par"]], float)
+    for study in ("par", "confirm", "reversal"):
+        yield from parts([row["means"] for row in mini["hypotheses"][study]], float)
     for row in mini["draws"]["rows"]:
         yield stdev(row["difference"]["by_seed"].values())
     yield from parts([mini["scales"], mini["settings"]], float)

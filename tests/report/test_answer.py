@@ -27,7 +27,7 @@ def claims() -> Claims:
 
 @pytest.fixture(scope="module")
 def archived(claims: Claims) -> Answer:
-    names = ("confirmation", "draws")
+    names = ("confirmation", "draws", "mechanism", "bench")
     studies = [of for of in read_study_results("mini") if of.name.startswith(names)]
     frame = pd.concat([study.frame for study in studies], ignore_index=True)
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
@@ -98,6 +98,11 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
         "46 (CC6M)",
     ):
         assert number in how_much.says
+    for defence in (
+        "by 46.1 points [31.2, 61.0] when cleaned by CleanCLIP",
+        "by 0.8 points [−1.5, 3.1] when cleaned by PAR (exploratory)",
+    ):
+        assert defence in archived.lines[0].says
 
 
 def confirmed(claims: Claims, outcome: Any, of_draws: Draws | None = None) -> Answer:

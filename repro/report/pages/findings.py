@@ -37,7 +37,7 @@ from repro.spec import Profile
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
-WITH_MEANS = ("whose_view", "par", "confirm")
+WITH_MEANS = ("whose_view", "par", "confirm", "reversal")
 """Studies of whose hypotheses the means are told that they compare."""
 BLOCKS = {
     FINDINGS: (
