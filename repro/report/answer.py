@@ -11,6 +11,7 @@ from repro.report.cells import OBJECTIVES
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
 from repro.report.draws import COMPARED, DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
+from repro.report.judgements import JudgedHypothesis
 from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
@@ -21,6 +22,8 @@ OTHERS = {
     "held_out": "with cleaning pairs that pre-training has not seen",
 }
 """Secondary comparisons in specs/claims.yaml, in words."""
+REVERSAL = "reversal"
+"""Study of which defence leaves less of stripes."""
 Secondary = Mapping[str, Mapping[str, MeasureVerdict]]
 """Their measures, by both names."""
 
@@ -51,10 +54,15 @@ class Answer:
     lines: list[Line]
 
 
-def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None) -> Answer | None:
+def answer(
+    verdicts: Verdicts,
+    draws: Draws | None,
+    learning_rate: float | None,
+    hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
+) -> Answer | None:
     """The answer in six lines; None before all seeds of the confirmation are archived.
 
-    `learning_rate` is the one at which the ASR left is measured.
+    `learning_rate` is the one at which the ASR left is measured; `hypotheses` are those of studies.
     """
     if verdicts.confirmed is None:
         return None
@@ -64,8 +72,9 @@ def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None)
         entry.name: {measure.measure: measure for measure in entry.measures}
         for entry in verdicts.secondary
     }
+    by_defence = _by_defence(verdicts.beside) + _reversed(hypotheses.get(REVERSAL, []))
     harder = _harder(
-        of["asr_left_at_rate"], of["rate_doublings"], beside, verdicts.beside, learning_rate
+        of["asr_left_at_rate"], of["rate_doublings"], beside, by_defence, learning_rate
     )
     impossible = _impossible(of["lost_at_cap"])
     # A seed without a cleaned model has no accuracy of it.
@@ -144,7 +153,7 @@ def _harder(
     left: MeasureVerdict,
     rates: MeasureVerdict,
     secondary: Secondary,
-    by_defence: Sequence[Beside],
+    by_defence: str,
     learning_rate: float | None,
 ) -> Line:
     cells = _first(left)
@@ -160,7 +169,7 @@ def _harder(
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
         f"left on them, by setting, and of {of_both[1]}% on MMCL models{at_most}. Cleaning MMCL + "
-        f"SSL models takes {'; '.join([main, *factors])}.{_by_defence(by_defence)}",
+        f"SSL models takes {'; '.join([main, *factors])}.{by_defence}",
     )
 
 
@@ -180,6 +189,19 @@ def _by_defence(entries: Sequence[Beside]) -> str:
         f" It depends on the defence: on {cell.difference.seeds} other seeds of "
         f"{label(cell.dataset)}, {label(cell.clean_size)}, MMCL + SSL models keep more of the ASR "
         f"than MMCL models {' and '.join(told)} (exploratory)."
+    )
+
+
+def _reversed(judged: Sequence[JudgedHypothesis]) -> str:
+    """On which models the other defence leaves more of another trigger: the last hypothesis."""
+    if not judged:
+        return ""
+    *_, last = judged
+    if last.verdict != Verdict.SUPPORTED or last.sum is None:
+        return ""
+    return (
+        f" Of a patch of stripes PAR leaves {_points(last.sum, ' points')} more on MMCL models "
+        f"than on MMCL + SSL models ({last.sum.seeds} seeds, fixed beforehand)."
     )
 
 

@@ -82,6 +82,7 @@ def build_document(
     arms, archived = judged.arms, bool(judged.arms.study)
     about = studied(studies, by_arm, profile.evaluate.confidence)
     of_draws = draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name))
+    hypotheses = stated_hypotheses(studies, by_arm)
     # A replay has no profile, and so no larger one.
     others = profile.name in profile_names() and profile.name != LARGER
     studies_of_larger = read_study_results(LARGER) if others else []
@@ -112,7 +113,7 @@ def build_document(
         "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, of_draws, context.rate),
+        "answer": answer(judged, of_draws, context.rate, hypotheses),
         "verdicts": judged,
         "larger": _larger(studies_of_larger, larger, claims)
         if archived and studies_of_larger
@@ -134,7 +135,7 @@ def build_document(
         ),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **vars(about),
-        "hypotheses": stated_hypotheses(studies, by_arm),
+        "hypotheses": hypotheses,
         "draws": of_draws,
         "bench": bench(studies, by_arm),
         "runs": {

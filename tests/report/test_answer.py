@@ -12,6 +12,7 @@ from repro.report.answer import Answer, answer
 from repro.report.claims import Claims, load_claims
 from repro.report.contrasts import estimate
 from repro.report.draws import DrawRow, Draws, draws
+from repro.report.judgements import stated_hypotheses
 from repro.report.measures import Context, Evaluations, Value
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
@@ -27,13 +28,13 @@ def claims() -> Claims:
 
 @pytest.fixture(scope="module")
 def archived(claims: Claims) -> Answer:
-    names = ("confirmation", "draws", "mechanism", "bench")
+    names = ("confirm", "draws", "mechanism", "bench", "reversal")
     studies = [of for of in read_study_results("mini") if of.name.startswith(names)]
     frame = pd.concat([study.frame for study in studies], ignore_index=True)
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
     judged = verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy")
     of_draws = draws(studies, evaluations, claims.comparisons.confirmed["mini"])
-    found = answer(judged, of_draws, 5e-4)
+    found = answer(judged, of_draws, 5e-4, stated_hypotheses(studies, evaluations))
     assert found is not None
     return found
 
@@ -101,6 +102,7 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
     for defence in (
         "by 46.1 points [31.2, 61.0] when cleaned by CleanCLIP",
         "by 0.8 points [−1.5, 3.1] when cleaned by PAR (exploratory)",
+        "Of a patch of stripes PAR leaves 40.9 points [24.6, 57.3] more on MMCL models than on",
     ):
         assert defence in archived.lines[0].says
 
@@ -116,7 +118,7 @@ def confirmed(claims: Claims, outcome: Any, of_draws: Draws | None = None) -> An
 
     judged = verdicts(evaluations, claims, "mini", done, "exact")
 
-    found = answer(judged, of_draws, 5e-4)
+    found = answer(judged, of_draws, 5e-4, {})
     assert found is not None
     return found
 
@@ -185,4 +187,4 @@ def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Cla
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
     evaluations = evaluated(arm(lambda *_: (0.4, 0.01), range(3)))
     found = verdicts(evaluations, claims, "mini", {}, "proxy")
-    assert answer(found, None, None) is None
+    assert answer(found, None, None, {}) is None

@@ -93,12 +93,13 @@ def blocks() -> dict[tuple[Path, str], str]:
     judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
     about = studied(results, by_arm, profile.evaluate.confidence)
     of_draws = study_of_draws.draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED))
+    hypotheses = stated_hypotheses(results, by_arm)
     found = plain(
         {
             **vars(about),
             "leading": judged.confirmed or judged.exploratory,
             "beside": judged.beside,
-            "hypotheses": stated_hypotheses(results, by_arm),
+            "hypotheses": hypotheses,
             "draws": of_draws,
             "first": list(_first_tries(profile, by_arm.context)),
         }
@@ -108,7 +109,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         for table in markdown_tables(found)
         if table.rows
     }
-    if said := answer(judged, of_draws, by_arm.context.rate):
+    if said := answer(judged, of_draws, by_arm.context.rate, hypotheses):
         lines = [f"- **{of.question}** {of.answer.capitalize()}. {of.says}" for of in said.lines]
         made["answer"] = "\n".join([f"**{said.headline}**", "", *lines]).replace("−", "-")
     if family := about.effects_family:
