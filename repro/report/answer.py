@@ -188,20 +188,20 @@ def _by_defence(entries: Sequence[Beside]) -> str:
     return (
         f" It depends on the defence: on {cell.difference.seeds} other seeds of "
         f"{label(cell.dataset)}, {label(cell.clean_size)}, MMCL + SSL models keep more of the ASR "
-        f"than MMCL models {' and '.join(told)} (exploratory)."
+        f"than MMCL models {' and '.join(told)} (exploratory; PAR is Perturb and Recover, a later "
+        "defence)."
     )
 
 
 def _reversed(judged: Sequence[JudgedHypothesis]) -> str:
     """On which models the other defence leaves more of another trigger: the last hypothesis."""
-    if not judged:
-        return ""
-    *_, last = judged
-    if last.verdict != Verdict.SUPPORTED or last.sum is None:
+    last = judged[-1] if judged else None
+    if last is None or last.sum is None or last.verdict != Verdict.SUPPORTED:
         return ""
     return (
-        f" Of a patch of stripes PAR leaves {_points(last.sum, ' points')} more on MMCL models "
-        f"than on MMCL + SSL models ({last.sum.seeds} seeds, fixed beforehand)."
+        f" With a patch of stripes, PAR at a learning rate of {rate(last.rate)} leaves "
+        f"{_points(last.sum, ' points')} more of the ASR on MMCL models than on MMCL + SSL models "
+        f"({last.sum.seeds} seeds, fixed beforehand)."
     )
 
 
@@ -311,7 +311,7 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
             f"lose {_both(lost, _points)} points more of their accuracy. These intervals hold the "
             "spread of draws and of seeds, those above that of seeds alone."
         )
-    text += " Not shown: the paper's scale, other kinds of backdoor."
+    text += " Not shown: the paper's scale, backdoors without a patch."
     return Line("What do these numbers range over?", f"{over} at small scale", text)
 
 

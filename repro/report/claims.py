@@ -262,7 +262,7 @@ class Comparisons(Spec):
     beside: dict[str, dict[str, str]]
     """By profile and name, an arm whose two objectives are compared; exploratory."""
     further: list[str]
-    """Arms on which claims are judged of whose runs those of the verdicts have none."""
+    """Arms that a claim is judged on where those of the verdicts lack the runs that it is about."""
 
 
 class Claims(Spec):

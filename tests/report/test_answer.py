@@ -101,8 +101,8 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
         assert number in how_much.says
     for defence in (
         "by 46.1 points [31.2, 61.0] when cleaned by CleanCLIP",
-        "by 0.8 points [−1.5, 3.1] when cleaned by PAR (exploratory)",
-        "Of a patch of stripes PAR leaves 40.9 points [24.6, 57.3] more on MMCL models than on",
+        "by 0.8 points [−1.5, 3.1] when cleaned by PAR (exploratory",
+        "0.00025 leaves 40.9 points [24.6, 57.3] more of the ASR on MMCL models than on",
     ):
         assert defence in archived.lines[0].says
 

@@ -14,6 +14,7 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.deliver import save_failure
 from repro.runs.layout import RESULTS, results_dir
 from repro.runs.run import Run
+from repro.spec import Profile
 from repro.view.states import LOW_ASR, Carrier, RunState, key_of, read_states
 from tests.support.launch import Launch
 
@@ -112,8 +113,8 @@ def test_a_failed_run_has_its_reason(run: Run) -> None:
     assert state.warning == "no such luck"
 
 
-def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch: Launch) -> None:
-    specs = clean_runs(profile)  # type: ignore[arg-type]
+def test_a_published_run_is_done_also_where_work_is_gone(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
     launch(specs)
     for _ in range(2):
         states = read_states([(spec, key_of(spec)) for spec in specs], RESULTS, {})
@@ -127,9 +128,9 @@ def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch
     assert read_states([(changed, key_of(changed))], RESULTS, {})[0].state == "waiting"
 
 
-def test_publishing_a_run_once_more_does_not_move_its_end(profile: object, launch: Launch) -> None:
+def test_publishing_a_run_once_more_does_not_move_its_end(profile: Profile, launch: Launch) -> None:
     """Or the time left would be that of a machine that has trained it in no time."""
-    spec = clean_runs(profile)[0]  # type: ignore[arg-type]
+    spec = clean_runs(profile)[0]
     launch([spec])
     keyed = [(spec, key_of(spec))]
     before = read_states(keyed, RESULTS, {})[0].ended

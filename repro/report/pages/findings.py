@@ -24,6 +24,7 @@ from repro.report.pages.table import Column, Table
 from repro.report.pages.tables import Controlled, controls, draws, measure_words
 from repro.report.points import archived_runs, evaluations
 from repro.report.reading import ALL, Entry, setting_words
+from repro.report.sentences import EXPLAINING
 from repro.report.studies import (
     check_archives,
     read_study_results,
@@ -37,7 +38,7 @@ from repro.spec import Profile
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
-WITH_MEANS = ("whose_view", "par", "confirm", "reversal")
+WITH_MEANS = tuple(name for name in EXPLAINING if name != "mechanism")
 """Studies of whose hypotheses the means are told that they compare."""
 BLOCKS = {
     FINDINGS: (
