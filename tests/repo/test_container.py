@@ -77,9 +77,11 @@ def add_python(base: Path) -> None:
     if own == Path("/usr"):
         return
     unused = shutil.ignore_patterns("site-packages", "test", "__pycache__", "*.a", "idle*", "share")
-    shutil.copytree(own, base / "opt/python", symlinks=True, ignore=unused)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (base / "usr/local/bin/python3").symlink_to(f"/opt/python/bin/{version}")
+    place = base / "usr/local"
+    shutil.copytree(own, place, symlinks=True, ignore=unused, dirs_exist_ok=True)
+
+    # The executable names the folder of its library on this machine, which the image has not.
+    subprocess.run(["ldconfig", "-r", base], check=True)
 
 
 @pytest.mark.skipif(
