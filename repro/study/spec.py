@@ -239,7 +239,10 @@ def lenders(study: Study, chosen: Collection[Model]) -> dict[str, set[Model]]:
 
 
 def study_profiles(study: Study) -> Profiles:
-    """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds."""
+    """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds.
+
+    SpecError where a hypothesis is about a learning rate that none of its models is cleaned with.
+    """
     borrowed = {variant.models for variant in study.variants.values() if variant.models}
     lent = {name: load_study(owner(name)).variants[name] for name in borrowed}
 
@@ -250,7 +253,25 @@ def study_profiles(study: Study) -> Profiles:
             if stage == "pretrain" and variant.models is not None:
                 source = lent[variant.models].model_copy(update={"seeds": variant.seeds})
             profiles[label, stage] = varied(study, source)
+    _check_rates(study, profiles)
     return profiles
+
+
+def _check_rates(study: Study, profiles: Profiles) -> None:
+    of_own = [(of, label) for of in study.hypotheses if of.rate for label in of.contrast]
+    for hypothesis, label in of_own:
+        for name in study.matching(label):
+            rates = {
+                run.schedule.learning_rate
+                for run in asked_runs(study, profiles, name, "clean")
+                if run.loss == hypothesis.loss
+                if hypothesis.setting in (None, (run.dataset, run.clean_size))
+            }
+            if hypothesis.rate not in rates:
+                raise SpecError(
+                    f"{study._file}: hypotheses: {hypothesis.says}: rate: {hypothesis.rate} "
+                    f"(allowed: {', '.join(map(str, sorted(rates)))})"
+                )
 
 
 def lacking(study: Study, records: Iterable[RunRecord]) -> list[RunSpec]:

@@ -93,6 +93,15 @@ def test_a_hypothesis_that_cannot_be_judged_is_refused_before_the_first_run(
         check(Study, content, "specs/studies/mechanism.yaml")
 
 
+def test_a_hypothesis_about_a_rate_that_no_run_has_is_refused() -> None:
+    study = load_study("losses")
+    study_profiles(study)
+    other = study.hypotheses[0].model_copy(update={"rate": 3.0e-3})
+    study = study.model_copy(update={"hypotheses": [other]})
+    with pytest.raises(SpecError, match=r"rate: 0.003 \(allowed: 0.00025, .*, 0.004\)"):
+        study_profiles(study)
+
+
 def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
     study = load_study("draws")
     assert len(study.matching("*/mmcl")) == 10
