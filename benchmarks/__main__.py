@@ -119,9 +119,9 @@ def table(details: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     machine = details["machine"]
     lines = [
-        f"Processor time on one core of an {machine['device']}, medians;"
-        f" torch {machine['torch']}, float32, and the profile `mini`",
-        "where nothing else is said.",
+        f"Processor time on one core of an {machine['device']}, medians, with the least and the"
+        " most of the repetitions in brackets;",
+        f"torch {machine['torch']}, float32, and the profile `mini` where nothing else is said.",
         "",
         "| | straightforward, or floor | here | | wanted |",
         "|---|---|---|---|---|",
@@ -129,7 +129,8 @@ def table(details: dict[str, Any]) -> str:
     for name, (text, wanted) in (NAMES | BESIDES).items():
         if found := details.get(name):
             slow, fast = (_seconds(found[side]) for side in ("reference_seconds", "seconds"))
-            ratio = f"{found['ratio']:.2g} {found['unit']}"
+            least, most = min(found["runs"]), max(found["runs"])
+            ratio = f"{found['ratio']:.2g} [{least:.2g}, {most:.2g}] {found['unit']}"
             what = text.format(rates=LEARNING_RATES)
             lines.append(f"| {what} | {slow} | {fast} | {ratio} | {wanted} |")
     return "\n".join(lines)
