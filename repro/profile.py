@@ -394,6 +394,11 @@ def clean_runs(
     ]
 
 
+def runs_of(profile: Profile, dataset: Dataset | None = None) -> list[RunSpec]:
+    """Every run of the profile, or those on one dataset, pre-trainings first."""
+    return pretrain_runs(profile, dataset) + clean_runs(profile, dataset)
+
+
 STAGE_RUNS: dict[Stage, Callable[..., list[RunSpec]]] = {
     "pretrain": pretrain_runs,
     "clean": clean_runs,

@@ -31,10 +31,9 @@ from repro.launch.driver import AGAIN
 from repro.profile import (
     PARAMS,
     chosen_profile,
-    clean_runs,
     overrides_of,
     parse_override,
-    pretrain_runs,
+    runs_of,
     whole_profile,
 )
 from repro.runs.run import among, place_of
@@ -104,7 +103,7 @@ def reproduce(
     overrides = overrides_of(name) | dict(map(parse_override, sets))
     source = "--set" if sets else f"{PARAMS}: overrides"
     chosen = whole_profile(name, overrides, source)
-    anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
+    anew = among(again, runs_of(chosen))
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None

@@ -6,8 +6,8 @@ from typing import Any
 
 from repro.files import read_json, replace_json
 from repro.plan.assumptions import Assumptions, num_evaluation_images
-from repro.plan.work import Counts, kind_of, runs_of
-from repro.profile import load_classnames
+from repro.plan.work import Counts, kind_of
+from repro.profile import load_classnames, runs_of
 from repro.runs.layout import WORK
 from repro.spec import Profile, RunSpec, digest
 

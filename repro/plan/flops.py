@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.data.templates import templates_of
 from repro.evaluate.prompts import TEXT_BATCH, PromptSet
-from repro.plan.work import Counts, kind_of, runs_of
-from repro.profile import load_classnames
+from repro.plan.work import Counts, kind_of
+from repro.profile import load_classnames, runs_of
 from repro.spec import Dataset, Profile, RunSpec
 from repro.train.build import build_model
 from repro.train.model import encode_text, normalise

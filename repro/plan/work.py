@@ -5,7 +5,7 @@ Nothing here needs torch. FLOPs of the model are counted in repro/plan/flops.py.
 
 from typing import NamedTuple
 
-from repro.profile import clean_runs, pretrain_runs
+from repro.profile import runs_of
 from repro.spec import Dataset, Profile, RunSpec
 from repro.train.schedule import evaluation_steps, num_steps
 
@@ -27,11 +27,6 @@ class Work(NamedTuple):
 def kind_of(spec: RunSpec) -> str:
     """Runs of one kind take the same time a pair: stage, loss and batch."""
     return f"{spec.stage} {spec.loss} x{spec.schedule.global_batch_size}"
-
-
-def runs_of(profile: Profile, dataset: Dataset | None = None) -> list[RunSpec]:
-    """Every run of the profile, or those on one dataset, pre-trainings first."""
-    return pretrain_runs(profile, dataset) + clean_runs(profile, dataset)
 
 
 def work_of(profile: Profile, dataset: Dataset | None = None) -> list[Work]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from repro.intervals import student
 from repro.ledger import CLEANED, IDENTITY, LedgerError, Row
 from repro.markdown import table_lines
-from repro.profile import chosen_profile, clean_runs, load_profile, pretrain_runs
+from repro.profile import chosen_profile, load_profile, runs_of
 from repro.report.claims import load_claims
 from repro.report.document import joined
 from repro.report.evidence import folder_of, unusable
@@ -196,7 +196,7 @@ def _own(name: str) -> Subject:
         listed = ", ".join(sorted(there)) or "none"
         raise LedgerError(f"profile {name}: has no archive (profiles with one: {listed})")
     runs, problems = [], []
-    for spec in [*pretrain_runs(profile), *clean_runs(profile)]:
+    for spec in runs_of(profile):
         folder = folder_of(spec)
         try:
             run = FinishedRun(folder, *read_run(Path(folder)), sha256="")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro.profile import clean_runs, departures, pretrain_runs
+from repro.profile import departures, runs_of
 from repro.report.authors import AuthorsFile, AuthorsPoints
 from repro.report.format import label
 from repro.report.points import COLUMNS, FinishedRun, evaluations, read_runs
@@ -67,7 +67,7 @@ def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Eviden
     their reason; runs that the profile does not ask for, or that were made with another
     specification, are named and left out.
     """
-    expected = {folder_of(spec): spec for spec in [*pretrain_runs(profile), *clean_runs(profile)]}
+    expected = {folder_of(spec): spec for spec in runs_of(profile)}
     missing = dict.fromkeys(expected, "no result")
     runs: list[FinishedRun] = []
     notices: list[str] = []

@@ -12,11 +12,10 @@ from repro.files import read_json, replace_json
 from repro.launch import slurm
 from repro.names import DATASETS, GRAPH_OBJECTIVES
 from repro.profile import (
-    clean_runs,
     graph_profile,
     load_profile,
     overrides_of,
-    pretrain_runs,
+    runs_of,
 )
 from repro.runs.layout import RESULTS, WORK
 from repro.runs.run import LaunchError
@@ -121,7 +120,7 @@ class Watched:
         title = f"{name}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
         for setting, value in overrides.items():
             title += f", {setting}={value}"
-        specs = [*pretrain_runs(profile), *clean_runs(profile)]
+        specs = runs_of(profile)
         return cls(title, profile, specs, RESULTS, graph=True)
 
     @classmethod

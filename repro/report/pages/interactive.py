@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.profile import clean_runs, differing, flat, load_profile, pretrain_runs
+from repro.profile import differing, flat, load_profile, runs_of
 from repro.report.cells import CLEANCLIP
 from repro.report.figures.scatter import best_of_seeds
 from repro.report.figures.style import OBJECTIVE_COLOURS
@@ -184,7 +184,7 @@ def run_tables(pages: Mapping[str, Sequence[RunShown]]) -> dict[str, Table]:
 def expected_fields(profile: str) -> dict[tuple[Any, ...], Entry]:
     """Specifications of a profile's runs by what they train."""
     loaded = load_profile(profile)
-    return {_kind(spec): _fields(spec) for spec in [*pretrain_runs(loaded), *clean_runs(loaded)]}
+    return {_kind(spec): _fields(spec) for spec in runs_of(loaded)}
 
 
 def _kind(spec: RunSpec) -> tuple[Any, ...]:
