@@ -24,6 +24,8 @@ OTHERS = {
 """Secondary comparisons in specs/claims.yaml, in words."""
 REVERSAL = "reversal"
 """Study of which defence leaves less of stripes."""
+ELSEWHERE = {"scenes": "Where an image shows two things and its caption names both"}
+"""Studies that repeat the comparison on another task, in words."""
 Secondary = Mapping[str, Mapping[str, MeasureVerdict]]
 """Their measures, by both names."""
 
@@ -87,7 +89,7 @@ def answer(
         impossible,
         _how_much(of["lost_at_cap"], beside),
         deployed,
-        _range_of(len(verdicts.confirmed_seeds), draws),
+        _range_of(len(verdicts.confirmed_seeds), draws, _elsewhere(hypotheses)),
         Line(
             "Are the models safe to use?",
             "no",
@@ -158,18 +160,27 @@ def _harder(
 ) -> Line:
     cells = _first(left)
     of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
-    beside = [of[left.measure] for of in secondary.values() if left.measure in of]
-    others = [cell for of in (left, *beside) for cell in of.cells if cell not in cells]
-    most = max((cell.mmcl.mean for cell in others), default=None)
-    at_most = "" if most is None else f" (at most {percent(most)}% in other comparisons)"
-    factors = [f"{_factor(of)} {words}" for of, words in _compared(rates, secondary)]
+    others = [(cell.mmcl.mean, of.says) for of in _compared(left, secondary) for cell in of.cells]
+    most, words = max(others, default=(None, ""))
+    most_left = (
+        f" In other comparisons at most {percent(most)}% is left on MMCL models, in that {words}."
+        if most is not None
+        else ""
+    )
+    factors = [f"{_factor(of.difference)} {of.says}" for of in _compared(rates, secondary)]
     main = f"{_factor(_main(rates))} times the learning rate, the mean of {len(cells)} settings"
+    why_bound = (
+        " The first factor is a lower bound, as on some seeds a rate below all tried may clean the "
+        "MMCL model, or none tried cleans the other."
+        if _bound(_main(rates)) == "at least "
+        else ""
+    )
     return Line(
         "Are MMCL + SSL models harder to clean?",
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
-        f"left on them, by setting, and of {of_both[1]}% on MMCL models{at_most}. Cleaning MMCL + "
-        f"SSL models takes {'; '.join([main, *factors])}.{by_defence}",
+        f"left on them, by setting, and of {of_both[1]}% on MMCL models.{most_left} Cleaning "
+        f"MMCL + SSL models takes {'; '.join([main, *factors])}.{why_bound}{by_defence}",
     )
 
 
@@ -222,7 +233,7 @@ def _impossible(lost: MeasureVerdict) -> Line:
 
 
 def _how_much(lost: MeasureVerdict, secondary: Secondary) -> Line:
-    beside = [f"{_points(of)} {words}" for of, words in _compared(lost, secondary)]
+    beside = [f"{_points(of.difference)} {of.says}" for of in _compared(lost, secondary)]
     printed = " and ".join(
         f"{100 * value:.0f} ({label(dataset)})" for dataset, value in (lost.paper or {}).items()
     )
@@ -235,18 +246,28 @@ def _how_much(lost: MeasureVerdict, secondary: Secondary) -> Line:
     )
 
 
-def _compared(measure: MeasureVerdict, secondary: Secondary) -> Iterator[tuple[Estimate, str]]:
-    """The differences against other models than the first comparator, and which these are."""
+@dataclass(frozen=True)
+class Compared:
+    """A measure against other models than the first comparator."""
+
+    cells: list[CellVerdict]
+    difference: Estimate
+    """The mean over the settings."""
+    says: str
+    """Which comparison it is."""
+
+
+def _compared(measure: MeasureVerdict, secondary: Secondary) -> Iterator[Compared]:
+    """The comparisons beside the first: other comparators, then those of specs/claims.yaml."""
     _, *others = dict.fromkeys(cell.comparator for cell in measure.cells)
     for name in others:
-        yield (
-            _pooled(measure, name),
-            f"against MMCL models with BatchNorm {label(name)} pairs, which MMCL + SSL models have",
-        )
+        cells = [cell for cell in measure.cells if cell.comparator == name]
+        groups = f"MMCL models with BatchNorm {label(name)} pairs, which MMCL + SSL models have"
+        yield Compared(cells, _pooled(measure, name), f"against {groups}")
     for name, words in OTHERS.items():
         other = secondary.get(name, {}).get(measure.measure)
         if other and other.pooled:
-            yield other.pooled.difference, f"{words} ({_where(other)})"
+            yield Compared(other.cells, other.pooled.difference, f"{words} ({_where(other)})")
 
 
 def _where(measure: MeasureVerdict) -> str:
@@ -290,7 +311,24 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
     return Line(question, word, text)
 
 
-def _range_of(seeds: int, draws: Draws | None) -> Line:
+def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> str:
+    """The differences on other tasks; nothing of a study that is not whole."""
+    said = []
+    for name, words in ELSEWHERE.items():
+        judged = {row.measure: row for row in hypotheses.get(name, [])}
+        sums = [judged[measure].sum for measure in COMPARED if measure in judged]
+        whole = all(row.verdict != Verdict.INCOMPLETE for row in judged.values())
+        if whole and len(known := [of for of in sums if of]) == len(COMPARED):
+            left, rates, lost = known
+            said.append(
+                f" {words} ({left.seeds} seeds), MMCL + SSL models keep {_points(left)} points "
+                f"more of the ASR, take {_factor(rates)} times the learning rate and lose "
+                f"{_points(lost)} points more of their accuracy."
+            )
+    return "".join(said)
+
+
+def _range_of(seeds: int, draws: Draws | None, elsewhere: str) -> Line:
     over = f"{seeds} seeds"
     text = (
         f"A seed varies initialisation, order and views. All {seeds} seeds share one draw of "
@@ -305,13 +343,13 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
         over = f"{seeds} seeds of one draw of poisons and {draws.planned} other draws,"
         text += (
             f" There are {draws.planned} other draws, each with a seed of its own and "
-            f"{draws.other_targets} with another target class. Over them ({settings}), MMCL + SSL "
-            f"models keep {_both(left, _points)} points more of the ASR than MMCL models with "
-            f"equal BatchNorm groups, take {_both(rates, _factor)} times the learning rate and "
-            f"lose {_both(lost, _points)} points more of their accuracy. These intervals hold the "
-            "spread of draws and of seeds, those above that of seeds alone."
+            f"{draws.other_targets} with another target class. Over all of them, by setting "
+            f"({settings}), MMCL + SSL models keep {_both(left, _points)} points more of the ASR "
+            f"than MMCL models with equal BatchNorm groups, take {_both(rates, _factor)} times the "
+            f"learning rate and lose {_both(lost, _points)} points more of their accuracy. These "
+            "intervals hold the spread of draws and of seeds, those above that of seeds alone."
         )
-    text += " Not shown: the paper's scale, backdoors without a patch."
+    text += f"{elsewhere} Not shown: the paper's scale, backdoors without a patch."
     return Line("What do these numbers range over?", f"{over} at small scale", text)
 
 

@@ -33,6 +33,8 @@ from repro.study.spec import Study, archive_of, lacking, load_study, study_names
 
 LARGER = "midi"
 """The scale between the default one and the paper's: every report shows the study of its name."""
+CONFIRMING = ("confirmation", "matched")
+"""How names of studies begin that the rules of specs/claims.yaml judge; the second has twins."""
 SUMS = REPLICATES / "MD5SUMS"
 
 
@@ -55,7 +57,7 @@ class StudyResults:
         """Whether the rules alone judge it: it has no exploratory effects, and nothing of it is
         shown before all of its seeds are whole.
         """
-        return self.name.startswith("confirmation")
+        return self.name.startswith(CONFIRMING)
 
     @cached_property
     def seeds_due(self) -> set[int]:
