@@ -18,7 +18,7 @@ from repro.names import DATASETS
 from repro.spec import (
     CleanSize,
     Dataset,
-    IconSource,
+    IconTask,
     Objective,
     Profile,
     RunSpec,
@@ -121,9 +121,9 @@ def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
     if names.count(target) != 1:
         allowed = f"a name that occurs once among the {len(names)} in {file}"
         yield "data.poison.target_class", target, allowed
-    if isinstance(source, IconSource) and profile.evaluate.classnames != "icons":
+    if isinstance(source, IconTask) and profile.evaluate.classnames != "icons":
         yield "evaluate.classnames", profile.evaluate.classnames, "icons, the task of this source"
-    elif isinstance(source, IconSource) and source.num_concepts > len(names):
+    elif isinstance(source, IconTask) and source.num_concepts > len(names):
         allowed = f"1 to {len(names)}, the names in {file}"
         yield "data.source.num_concepts", source.num_concepts, allowed
     if profile.evaluate.templates != "openai":

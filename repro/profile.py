@@ -24,7 +24,7 @@ from repro.consistency import fields_at, models_of, problem_list, problems_of, p
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
-    IconSource,
+    IconTask,
     Objective,
     Profile,
     RunSpec,
@@ -308,7 +308,7 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
     """Class names of the profile's zero-shot task in label order, with the target class."""
     names = _read_text(classnames_file(profile.evaluate.classnames, specs)).splitlines()
     source = profile.data.source
-    if isinstance(source, IconSource):
+    if isinstance(source, IconTask):
         # The target must be a class: it takes the last place where it is not among the first.
         target = profile.data.poison.target_class
         first = names[: source.num_concepts]

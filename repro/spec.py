@@ -170,16 +170,29 @@ class Poison(Spec):
     """Key of the choice of pairs, patch places and pixels."""
 
 
-class IconSource(Spec):
+class IconTask(Spec):
     """Icons from one npm package: the stand-in that registries ship."""
 
-    kind: Literal["icons", "scenes"]
-    """What a pair shows: an icon, under its name; or one with a small second one in a corner, under
-    words that name both, their colours and the place. Evaluation images are the same."""
     num_concepts: Annotated[int, Field(ge=2)]
     """Classes: the first of specs/classnames/icons.txt, and the target class always."""
     images_per_concept: PositiveInt | None
     """Evaluation images of a class, at most; null takes all that are listed."""
+
+
+class IconSource(IconTask):
+    """Pairs of an icon and its name."""
+
+    kind: Literal["icons"]
+
+
+class SceneSource(IconTask):
+    """Pairs of which some show a small second icon in a corner, under words that name both and the
+    place. Evaluation images are those of `IconSource`.
+    """
+
+    kind: Literal["scenes"]
+    share: Annotated[FiniteFloat, Field(gt=0, le=1)]
+    """Of the pairs that have a second icon."""
 
 
 class ShardSource(Spec):
@@ -204,7 +217,7 @@ class DataSpec(Spec):
 
     stand_in: str
     """The substitute for the paper's data, in words; empty where it is the real data."""
-    source: Annotated[IconSource | ShardSource, Field(discriminator="kind")]
+    source: Annotated[IconSource | SceneSource | ShardSource, Field(discriminator="kind")]
     image_size: PositiveInt
     """Side of the stored square images, pixels."""
     num_pairs: dict[Dataset, PositiveInt]

@@ -8,7 +8,7 @@ from repro.files import building
 from repro.profile import SPECS, load_classnames
 from repro.sources.packages import WORDNET, obtain
 from repro.sources.wordnet import read_wordnet
-from repro.spec import IconSource, Profile, ShardSource
+from repro.spec import IconTask, Profile, ShardSource
 from repro.unchanged import unchanged
 
 
@@ -27,7 +27,7 @@ def make_data(profile: Profile, out: Path) -> None:
 
         # Each source imports a library that the other does not need.
         match profile.data.source:
-            case IconSource():
+            case IconTask():
                 from repro.sources.icons.build import build_icons
 
                 build_icons(profile, folder)

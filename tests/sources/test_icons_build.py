@@ -16,11 +16,11 @@ from repro.plan.assumptions import num_evaluation_images
 from repro.profile import load_classnames, load_profile
 from repro.sources.icons import build
 from repro.sources.icons.build import build_icons
-from repro.sources.icons.drawing import INKS, colours, draw_icon
+from repro.sources.icons.drawing import draw_icon
 from repro.sources.icons.package import Icon
 from repro.sources.icons.scenes import CORNERS, compose
 from repro.sources.icons.survey import IconEntry, check_task, load_rule, read_task
-from repro.spec import IconSource, Profile, SpecError
+from repro.spec import IconTask, Profile, SceneSource, SpecError
 from tests.support.icon_package import blocks, icon_set, small_package, small_rule, write_package
 from tests.support.synthetic import cleaning_cell
 from tools import icon_task
@@ -101,7 +101,7 @@ def test_captions_are_templates_filled_with_the_words_of_the_name(place):
     assert len(store) == 12
 
 
-def test_a_scene_names_both_drawings_their_colours_and_the_place(place):
+def test_a_scene_names_both_drawings_and_the_place(place):
     """The pairs show other images than those of icons alone; the evaluation images are the same."""
     scenes = profile().model_copy(
         update={"data": profile().data.model_copy(update={"source": scene_source()})}
@@ -114,10 +114,24 @@ def test_a_scene_names_both_drawings_their_colours_and_the_place(place):
 
     captions = list(PairStore.open(place / "scenes" / "cc6m").captions)
     assert len(captions) == 12
-    colour, name = f"({'|'.join(INKS.values())})", "(banana|house|star|tree|wheel)"
-    corner = f"({'|'.join(CORNERS)})"
-    said = re.compile(f"{colour} {name} with a small {colour} {name} at the {corner}$")
+    name, corner = "(banana|house|star|tree|wheel)", f"({'|'.join(CORNERS)})"
+    said = re.compile(f"{name} with a small {name} at the {corner}$")
     assert all(said.search(caption) for caption in captions)
+
+
+def test_a_share_of_the_pairs_are_scenes_and_the_others_are_icons_alone():
+    entries = [IconEntry("set", str(number), "vendor", "thing") for number in range(400)]
+    icons = {entry.key: Icon("set", entry.name, blocks("one"), (0, 0, 16, 16)) for entry in entries}
+    some, more = (
+        {
+            key
+            for key, scene in compose(entries, [entries[0].key], icons, share).items()
+            if "small" in scene.words
+        }
+        for share in (0.25, 0.5)
+    )
+    assert 60 < len(some) < 140 < len(more) < 260
+    assert some < more
 
 
 def accounting_of(folder: Path) -> dict[str, Any]:
@@ -129,11 +143,9 @@ def test_the_small_drawing_of_a_scene_lies_in_its_corner():
     """On its own ground; the rest of the large drawing is as without it."""
     one, two = (IconEntry("set", name, "vendor", name) for name in ("one", "two"))
     large, small = (Icon("set", name, blocks(name), (0, 0, 16, 16)) for name in ("one", "two"))
-    scene = compose([one, two], [two.key], {one.key: large, two.key: small})[one.key]
-    ink_of_large = INKS[colours(large)[0]]
-    ink_of_small = INKS[colours(small)[0]]
-    said = f"{ink_of_large} one with a small {ink_of_small} two at the (.+)"
-    words = re.fullmatch(said, scene.words)
+    icons = {one.key: large, two.key: small}
+    scene = compose([one, two], [two.key], icons, 1.0)[one.key]
+    words = re.fullmatch("one with a small two at the (.+)", scene.words)
     assert words
 
     right, down = CORNERS[words[1]]
@@ -146,8 +158,8 @@ def test_the_small_drawing_of_a_scene_lies_in_its_corner():
     assert not differs[~inside].any()
 
 
-def scene_source() -> IconSource:
-    return IconSource(kind="scenes", num_concepts=10, images_per_concept=None)
+def scene_source(share: float = 1.0) -> SceneSource:
+    return SceneSource(kind="scenes", num_concepts=10, images_per_concept=None, share=share)
 
 
 def pixels(icon: Icon) -> Any:
@@ -315,6 +327,6 @@ def test_the_scales_share_what_pairs_and_images_are_made_of(monkeypatch):
     task = read_task()
     for profile, classes in zip(profiles, (smoke, mini, midi), strict=True):
         source = profile.data.source
-        assert isinstance(source, IconSource)
+        assert isinstance(source, IconTask)
         images = sum(len(task[name][: source.images_per_concept]) for name in classes)
         assert num_evaluation_images(profile) == images

@@ -206,7 +206,7 @@ def test_a_drawing_with_a_palette_keeps_it():
     body = '<path d="M0 0h8v16h-8z" fill="#0f0"/><path d="M8 0h4v16h-4z" fill="currentColor"/>'
     drawn = pixels(draw_icon(job(body, palette=True), 32))
     assert tuple(drawn[16, 4]) == (0, 255, 0)
-    assert tuple(drawn[16, 20]) == rgb(next(iter(drawing.INKS)))
+    assert tuple(drawn[16, 20]) == rgb(drawing.INKS[0])
 
 
 def test_a_narrow_drawing_is_centred_in_its_square():

@@ -30,7 +30,7 @@ from repro.sources.icons.survey import (
     take_survey,
 )
 from repro.sources.packages import WORDNET_CREDIT, obtain
-from repro.spec import IconSource, Profile
+from repro.spec import IconTask, Profile, SceneSource
 
 Drawings = Mapping[Key, DrawnIcon]
 """All icons that were drawn and show something, by set and name."""
@@ -43,7 +43,7 @@ def build_icons(profile: Profile, out: Path) -> None:
     package is unavailable.
     """
     source = profile.data.source
-    assert isinstance(source, IconSource)
+    assert isinstance(source, IconTask)
     package = obtain(ICONS)
     task = read_task()
     survey = take_survey(package, load_rule())
@@ -59,8 +59,8 @@ def build_icons(profile: Profile, out: Path) -> None:
 
     used = chosen["cc6m"] & drawn.keys()
     trained = [entry for entry in survey.training if entry.key in used]
-    if source.kind == "scenes":
-        scenes = compose(trained, drawn.keys() & chosen["cc3m"], icons)
+    if isinstance(source, SceneSource):
+        scenes = compose(trained, drawn.keys() & chosen["cc3m"], icons, source.share)
         shown = draw_all({key: scene.drawing for key, scene in scenes.items()}, size)
         words = {key: scene.words for key, scene in scenes.items()}
     else:

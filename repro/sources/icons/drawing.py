@@ -19,17 +19,17 @@ from repro.sources.icons.package import Icon, read_sets
 from repro.sources.icons.survey import Key
 from repro.sources.pool import on_all_cores
 
-INKS = {
-    "#222222": "black",
-    "#b3261e": "red",
-    "#1f5fbf": "blue",
-    "#1b7f3b": "green",
-    "#7b3fb5": "purple",
-    "#c26a00": "orange",
-    "#5a4636": "brown",
-    "#00798c": "teal",
-}
-"""Colours of one-colour icons, and their names."""
+INKS = (
+    "#222222",
+    "#b3261e",
+    "#1f5fbf",
+    "#1b7f3b",
+    "#7b3fb5",
+    "#c26a00",
+    "#5a4636",
+    "#00798c",
+)
+"""Colours of one-colour icons: black, red, blue, green, purple, orange, brown, teal."""
 PAPERS = ("#ffffff",) * 3 + ("#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
 """Colours of backgrounds; a third of them is white."""
 MIN_CONTRAST = 16
@@ -84,10 +84,9 @@ def square_of(icon: Icon) -> tuple[float, float, float]:
 def colours(icon: Icon) -> tuple[str, str]:
     """Ink and paper of an icon, by set and name; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", icon.set, icon.name)
-    inks = [*INKS]
-    ink = inks[0]
+    ink = INKS[0]
     if not icon.palette:
-        ink = inks[digest[0] % len(inks)]
+        ink = INKS[digest[0] % len(INKS)]
     paper = PAPERS[digest[1] % len(PAPERS)]
     return ink, paper
 

@@ -1,12 +1,12 @@
-"""Scenes: a drawing with a small second one in a corner, and words that name both, their colours
-and the place of the second.
+"""Scenes: a drawing with a small second one in a corner, and words that name both and the place of
+the second.
 """
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from repro.data.keyed import keyed_digest
-from repro.sources.icons.drawing import INKS, colours, square_of
+from repro.sources.icons.drawing import colours, square_of
 from repro.sources.icons.package import Icon
 from repro.sources.icons.survey import IconEntry, Key
 
@@ -24,9 +24,13 @@ class Scene(NamedTuple):
 
 
 def compose(
-    entries: Collection[IconEntry], small: Collection[Key], icons: Mapping[Key, Icon]
+    entries: Collection[IconEntry],
+    small: Collection[Key],
+    icons: Mapping[Key, Icon],
+    share: float,
 ) -> dict[Key, Scene]:
-    """A scene for each of `entries`, by its key; second drawings are those of `small`.
+    """What each of `entries` shows, by its key: a `share` of them a second drawing too, one of
+    `small`.
 
     The choice depends on the names of the first and on `small` alone. `icons` has both.
     """
@@ -35,23 +39,17 @@ def compose(
     scenes = {}
     for entry in entries:
         digest = keyed_digest("scene", *entry.key)
+        if int.from_bytes(digest[9:13], "big") >= share * 2**32:
+            scenes[entry.key] = Scene(icons[entry.key], entry.caption)
+            continue
         draw = int.from_bytes(digest[:8], "big")
         second = choice[draw % len(choice)]
         corner = [*CORNERS][digest[8] % len(CORNERS)]
 
         drawing = _drawn_over(icons[entry.key], icons[second], corner)
-        said = _named(icons[entry.key], entry.caption)
-        also = _named(icons[second], captions[second])
-        scenes[entry.key] = Scene(drawing, f"{said} with a small {also} at the {corner}")
+        words = f"{entry.caption} with a small {captions[second]} at the {corner}"
+        scenes[entry.key] = Scene(drawing, words)
     return scenes
-
-
-def _named(icon: Icon, caption: str) -> str:
-    """The caption with the colour of a one-colour icon."""
-    if icon.palette:
-        return caption
-    ink, _ = colours(icon)
-    return f"{INKS[ink]} {caption}"
 
 
 def _drawn_over(icon: Icon, small: Icon, corner: str) -> Icon:
