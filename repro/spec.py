@@ -192,7 +192,7 @@ class SceneSource(IconTask):
 
     kind: Literal["scenes"]
     share: Annotated[FiniteFloat, Field(gt=0, le=1)]
-    """Of the pairs that have a second icon."""
+    """Share of the pairs that have a second icon."""
 
 
 class ShardSource(Spec):

@@ -168,11 +168,12 @@ def _harder(
         else ""
     )
     factors = [f"{_factor(of.difference)} {of.says}" for of in _compared(rates, secondary)]
-    main = f"{_factor(_main(rates))} times the learning rate, the mean of {len(cells)} settings"
+    mean = _main(rates)
+    main = f"{_factor(mean)} times the learning rate, the mean of {len(cells)} settings"
     why_bound = (
-        " The first factor is a lower bound, as on some seeds a rate below all tried may clean the "
-        "MMCL model, or none tried cleans the other."
-        if _bound(_main(rates)) == "at least "
+        " The first factor is a lower bound: on some seeds the lowest rate tried cleans the MMCL "
+        "model already, or the highest does not clean the other."
+        if mean.at_least and not mean.at_most
         else ""
     )
     return Line(
@@ -315,16 +316,17 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> str:
     """The differences on other tasks; nothing of a study that is not whole."""
     said = []
     for name, words in ELSEWHERE.items():
-        judged = {row.measure: row for row in hypotheses.get(name, [])}
-        sums = [judged[measure].sum for measure in COMPARED if measure in judged]
-        whole = all(row.verdict != Verdict.INCOMPLETE for row in judged.values())
-        if whole and len(known := [of for of in sums if of]) == len(COMPARED):
-            left, rates, lost = known
-            said.append(
-                f" {words} ({left.seeds} seeds), MMCL + SSL models keep {_points(left)} points "
-                f"more of the ASR, take {_factor(rates)} times the learning rate and lose "
-                f"{_points(lost)} points more of their accuracy."
-            )
+        judged = hypotheses.get(name, [])
+        if not judged or any(row.verdict == Verdict.INCOMPLETE for row in judged):
+            continue
+        # Only an incomplete hypothesis lacks its sum.
+        sums: dict[str, Estimate] = {row.measure: row.sum for row in judged if row.sum}
+        left, rates, lost = (sums[measure] for measure in COMPARED)
+        said.append(
+            f" {words} ({left.seeds} seeds), MMCL + SSL models keep {_points(left)} points more of "
+            f"the ASR, take {_factor(rates)} times the learning rate and lose {_points(lost)} "
+            "points more of their accuracy."
+        )
     return "".join(said)
 
 

@@ -34,7 +34,7 @@ from repro.study.spec import Study, archive_of, lacking, load_study, study_names
 LARGER = "midi"
 """The scale between the default one and the paper's: every report shows the study of its name."""
 CONFIRMING = ("confirmation", "matched")
-"""How names of studies begin that the rules of specs/claims.yaml judge; the second has twins."""
+"""Beginnings of the names of studies that the rules of specs/claims.yaml judge."""
 SUMS = REPLICATES / "MD5SUMS"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from datetime import date
 from fnmatch import filter as filter_names
 from fnmatch import fnmatchcase
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -258,19 +258,22 @@ def study_profiles(study: Study) -> Profiles:
 
 
 def _check_rates(study: Study, profiles: Profiles) -> None:
-    of_own = [(of, label) for of in study.hypotheses if of.rate for label in of.contrast]
-    for hypothesis, label in of_own:
-        for name in study.matching(label):
+    """Raise SpecError for a hypothesis about a rate that a variant of this study lacks."""
+    with_rate = [hypothesis for hypothesis in study.hypotheses if hypothesis.rate]
+    cleanings = study_runs(study, profiles, "clean") if with_rate else []
+    for hypothesis in with_rate:
+        for name in chain.from_iterable(map(study.matching, hypothesis.contrast)):
             rates = {
                 run.schedule.learning_rate
-                for run in asked_runs(study, profiles, name, "clean")
-                if run.loss == hypothesis.loss
+                for run in cleanings
+                if (run.variant, run.loss) == (name, hypothesis.loss)
                 if hypothesis.setting in (None, (run.dataset, run.clean_size))
             }
             if hypothesis.rate not in rates:
+                allowed = ", ".join(map(str, sorted(rates))) or "none, for no model is cleaned so"
                 raise SpecError(
                     f"{study._file}: hypotheses: {hypothesis.says}: rate: {hypothesis.rate} "
-                    f"(allowed: {', '.join(map(str, sorted(rates)))})"
+                    f"(allowed: {allowed})"
                 )
 
 

@@ -122,14 +122,12 @@ def test_a_scene_names_both_drawings_and_the_place(place):
 def test_a_share_of_the_pairs_are_scenes_and_the_others_are_icons_alone():
     entries = [IconEntry("set", str(number), "vendor", "thing") for number in range(400)]
     icons = {entry.key: Icon("set", entry.name, blocks("one"), (0, 0, 16, 16)) for entry in entries}
-    some, more = (
-        {
-            key
-            for key, scene in compose(entries, [entries[0].key], icons, share).items()
-            if "small" in scene.words
-        }
-        for share in (0.25, 0.5)
-    )
+
+    def composed(share: float) -> set[tuple[str, str]]:
+        shown = compose(entries, [entries[0].key], icons, share)
+        return {key for key, scene in shown.items() if "small" in scene.words}
+
+    some, more = composed(0.25), composed(0.5)
     assert 60 < len(some) < 140 < len(more) < 260
     assert some < more
 

@@ -100,6 +100,9 @@ def test_a_hypothesis_about_a_rate_that_no_run_has_is_refused() -> None:
     study = study.model_copy(update={"hypotheses": [other]})
     with pytest.raises(SpecError, match=r"rate: 0.003 \(allowed: 0.00025, .*, 0.004\)"):
         study_profiles(study)
+    study = study.model_copy(update={"stages": ["pretrain"]})
+    with pytest.raises(SpecError, match=r"rate: 0.003 \(allowed: none"):
+        study_profiles(study)
 
 
 def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
