@@ -1,33 +1,25 @@
 """The answer in six lines: what README, page, article and findings say first.
 
-Each line is a question with a short answer and one or two sentences. All numbers come from the
-confirmed verdicts, their rules and the study of draws.
+Each line is a question with a short answer and a few sentences, over the confirmed verdicts. The
+conditions under them have the numbers of all other comparisons.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.report.cells import OBJECTIVES
-from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
-from repro.report.draws import COMPARED, DrawRow, Draws
+from repro.report.conditions import MATCHED, Condition, conditions
+from repro.report.contrasts import SUPPORTING, Estimate, Verdict
+from repro.report.draws import STUDY as DRAWS
+from repro.report.draws import Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.judgements import JudgedHypothesis
-from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
-MATCHED = "matched"
-OTHERS = {
-    MATCHED: "against MMCL models of twice the epochs",
-    "held_out": "with cleaning pairs that pre-training has not seen",
-}
-"""Secondary comparisons in specs/claims.yaml, in words."""
 REVERSAL = "reversal"
 """Study of which defence leaves less of stripes."""
-ELSEWHERE = {"scenes": "Where an image shows two things and its caption names both"}
-"""Studies that repeat the comparison on another task, in words."""
-Secondary = Mapping[str, Mapping[str, MeasureVerdict]]
-"""Their measures, by both names."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,8 @@ class Answer:
     headline: str
     numbers: list[Number]
     lines: list[Line]
+    conditions: list[Condition]
+    """The numbers that the lines summarise, the first comparator first."""
 
 
 def answer(
@@ -70,26 +64,16 @@ def answer(
         return None
 
     of = {measure.measure: measure for measure in verdicts.confirmed}
-    beside = {
-        entry.name: {measure.measure: measure for measure in entry.measures}
-        for entry in verdicts.secondary
-    }
-    by_defence = _by_defence(verdicts.beside) + _reversed(hypotheses.get(REVERSAL, []))
-    harder = _harder(
-        of["asr_left_at_rate"], of["rate_doublings"], beside, by_defence, learning_rate
-    )
-    impossible = _impossible(of["lost_at_cap"])
-    # A seed without a cleaned model has no accuracy of it.
-    cleaned = of.get("accuracy_at_cap")
-    if cleaned and mean_of([cell.difference for cell in _first(cleaned)]) is None:
-        cleaned = None
-    deployed = _deployed(cleaned, beside.get(MATCHED, {}).get("accuracy_at_cap"))
+    found = conditions(verdicts, draws, hypotheses)
+    by_defence = _by_defence(found) + _reversed(hypotheses.get(REVERSAL, []))
+    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], found, by_defence, learning_rate)
+    deployed = _deployed(of.get("accuracy_at_cap"), found)
     lines = [
         harder,
-        impossible,
-        _how_much(of["lost_at_cap"], beside),
+        _impossible(of["lost_at_cap"]),
+        _how_much(of["lost_at_cap"], found),
         deployed,
-        _range_of(len(verdicts.confirmed_seeds), draws, _elsewhere(hypotheses)),
+        _range_of(len(verdicts.confirmed_seeds), found),
         Line(
             "Are the models safe to use?",
             "no",
@@ -102,11 +86,11 @@ def answer(
         "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER,
         "advice": deployed.answer == "yes",
     }
-    return Answer(_headline(holds), list(_numbers(of, cleaned, learning_rate)), lines)
+    return Answer(_headline(holds), list(_numbers(of, found[0], learning_rate)), lines, found)
 
 
 def _numbers(
-    of: Mapping[str, MeasureVerdict], cleaned: MeasureVerdict | None, learning_rate: float | None
+    of: Mapping[str, MeasureVerdict], first: Condition, learning_rate: float | None
 ) -> Iterator[Number]:
     """ASR left, the factor of the rates, and the accuracy when cleaned."""
     cells = _first(of["asr_left_at_rate"])
@@ -116,18 +100,17 @@ def _numbers(
         "of attacks still succeed, on MMCL + SSL models against MMCL models, after CleanCLIP at a "
         f"learning rate of {rate(learning_rate)}: the least and the most of {len(cells)} settings.",
     )
-    rates = _main(of["rate_doublings"])
+    rates = first.differences["rate_doublings"]
     yield Number(
         f"{_bound(rates)}{factor(rates.mean)} times",
         f"{_interval(rates, factor)} at 95%: the learning rate that cleans MMCL + SSL models, over "
         f"the one that cleans MMCL models, as the mean of {len(cells)} settings.",
     )
-    if cleaned:
-        main = _main(cleaned)
+    if cleaned := first.differences.get("accuracy_at_cap"):
         yield Number(
-            f"{amount(main.mean, 'fraction', signed=True)} points",
-            f"of accuracy {_interval(main, percent)} at 95%: the cleaned MMCL + SSL model less the "
-            f"cleaned MMCL model, as the mean of {len(cells)} settings.",
+            f"{amount(cleaned.mean, 'fraction', signed=True)} points",
+            f"of accuracy {_interval(cleaned, percent)} at 95%: the cleaned MMCL + SSL model less "
+            f"the cleaned MMCL model, as the mean of {len(cells)} settings.",
         )
 
 
@@ -154,54 +137,50 @@ def _headline(holds: Mapping[str, bool]) -> str:
 def _harder(
     left: MeasureVerdict,
     rates: MeasureVerdict,
-    secondary: Secondary,
+    found: Sequence[Condition],
     by_defence: str,
     learning_rate: float | None,
 ) -> Line:
     cells = _first(left)
     of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
-    others = [(cell.mmcl.mean, of.says) for of in _compared(left, secondary) for cell in of.cells]
-    most, words = max(others, default=(None, ""))
-    most_left = (
-        f" In other comparisons at most {percent(most)}% is left on MMCL models, in that {words}."
-        if most is not None
-        else ""
-    )
-    factors = [f"{_factor(of.difference)} {of.says}" for of in _compared(rates, secondary)]
-    mean = _main(rates)
-    main = f"{_factor(mean)} times the learning rate, the mean of {len(cells)} settings"
-    why_bound = (
-        " The first factor is a lower bound: on some seeds the lowest rate tried cleans the MMCL "
-        "model already, or the highest does not clean the other."
-        if mean.at_least and not mean.at_most
-        else ""
-    )
+    points, times = (found[0].differences[of.measure] for of in (left, rates))
     return Line(
         "Are MMCL + SSL models harder to clean?",
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
-        f"left on them, by setting, and of {of_both[1]}% on MMCL models.{most_left} Cleaning "
-        f"MMCL + SSL models takes {'; '.join([main, *factors])}.{why_bound}{by_defence}",
+        f"left on them, by setting, and of {of_both[1]}% on MMCL models. The mean difference is "
+        f"{_points(points, ' points')}{_elsewhere(found, left.measure, percent)}. Cleaning them "
+        f"takes {_factor(times)} times the learning rate"
+        f"{_elsewhere(found, rates.measure, factor)}.{by_defence}",
     )
 
 
-def _by_defence(entries: Sequence[Beside]) -> str:
-    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
-    cells = {
-        entry.name: measure.cells[0]
-        for entry in entries
-        for measure in entry.measures
-        if measure.measure == "asr_left_at_rate"
-    }
-    if not cells:
+def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float], str]) -> str:
+    """The least and the most under all conditions but the first, without the exploratory ones."""
+    others = [
+        of.differences[measure]
+        for of in found[1:]
+        if measure in of.differences and not of.exploratory
+    ]
+    if not others:
         return ""
-    [cell, *_] = cells.values()
-    told = [f"by {_points(of.difference, ' points')} when {name}" for name, of in cells.items()]
+    ends = [end(others, key=lambda of: of.mean) for end in (min, max)]
+    least, most = (f"{_bound(of)}{words(of.mean)}" for of in ends)
+    return f", and {least} to {most} under other conditions"
+
+
+def _by_defence(found: Sequence[Condition]) -> str:
+    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
+    told = [
+        f"{_points(of.differences['asr_left_at_rate'], ' points')} when {of.says}"
+        for of in found
+        if of.exploratory
+    ]
+    if not told:
+        return ""
     return (
-        f" It depends on the defence: on {cell.difference.seeds} other seeds of "
-        f"{label(cell.dataset)}, {label(cell.clean_size)}, MMCL + SSL models keep more of the ASR "
-        f"than MMCL models {' and '.join(told)} (exploratory; PAR is Perturb and Recover, a later "
-        "defence)."
+        f" It depends on the defence: on other seeds the difference is {' and '.join(told)} "
+        "(exploratory; PAR is Perturb and Recover, a later defence)."
     )
 
 
@@ -233,77 +212,46 @@ def _impossible(lost: MeasureVerdict) -> Line:
     )
 
 
-def _how_much(lost: MeasureVerdict, secondary: Secondary) -> Line:
-    beside = [f"{_points(of.difference)} {of.says}" for of in _compared(lost, secondary)]
+def _how_much(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
     printed = " and ".join(
         f"{100 * value:.0f} ({label(dataset)})" for dataset, value in (lost.paper or {}).items()
     )
     return Line(
         "How much more accuracy does cleaning them cost?",
-        f"{_points(_main(lost), ' points')}",
-        "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model. In "
-        f"the paper it is {printed}, with 100K pairs. In other comparisons of ours it is "
-        f"{'; '.join(beside)}.",
+        f"{_points(found[0].differences[lost.measure], ' points')}",
+        "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model"
+        f"{_elsewhere(found, lost.measure, percent)}. In the paper it is {printed}, with 100K "
+        "pairs.",
     )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A measure against other models than the first comparator."""
-
-    cells: list[CellVerdict]
-    difference: Estimate
-    """The mean over the settings."""
-    says: str
-    """Which comparison it is."""
-
-
-def _compared(measure: MeasureVerdict, secondary: Secondary) -> Iterator[Compared]:
-    """The comparisons beside the first: other comparators, then those of specs/claims.yaml."""
-    _, *others = dict.fromkeys(cell.comparator for cell in measure.cells)
-    for name in others:
-        cells = [cell for cell in measure.cells if cell.comparator == name]
-        groups = f"MMCL models with BatchNorm {label(name)} pairs, which MMCL + SSL models have"
-        yield Compared(cells, _pooled(measure, name), f"against {groups}")
-    for name, words in OTHERS.items():
-        other = secondary.get(name, {}).get(measure.measure)
-        if other and other.pooled:
-            yield Compared(other.cells, other.pooled.difference, f"{words} ({_where(other)})")
-
-
-def _where(measure: MeasureVerdict) -> str:
-    """The datasets of a secondary comparison, and whether it was tested."""
-    datasets = dict.fromkeys(label(cell.dataset) for cell in measure.cells)
-    untested = measure.verdict.startswith(Verdict.NOT_TESTED)
-    reason = [measure.verdict.replace(" (", ", ").rstrip(")")] if untested else []
-    return "; ".join([" and ".join(datasets), *reason])
 
 
 DEPLOYED = {"no": "MMCL + SSL", "yes": "MMCL"}
 """The cleaned model to take, by whether it is better to pre-train with MMCL alone."""
 
 
-def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -> Line:
+def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Line:
     question = "Is it better to pre-train with MMCL alone?"
-    if accuracy is None:
+    main = found[0].differences.get("accuracy_at_cap")
+    if accuracy is None or main is None:
         says = "On no seed are the models of both objectives cleaned in all settings."
         return Line(question, "undecided", says)
 
-    main = _main(accuracy)
     signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
     text = (
         f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
         f"pairs of equal seed and setting, by {_points(main, ' points')} of accuracy."
     )
     word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
-    if matched and matched.pooled:
-        difference = matched.pooled.difference
-        low, high = difference.interval or (-1.0, 1.0)
-        alike = ": neither is ahead" if low <= 0 <= high else ""
-        text += (
-            " Against MMCL models of twice the epochs, whose training costs about as much, the "
-            f"difference is {_points(difference)}{alike} ({_where(matched)})."
-        )
+    for condition in found:
+        if condition.name == MATCHED and (
+            difference := condition.differences.get(accuracy.measure)
+        ):
+            low, high = difference.interval or (-1.0, 1.0)
+            alike = ": neither is ahead" if low <= 0 <= high else ""
+            text += (
+                " Against MMCL models of twice the epochs, whose training costs about as much, the "
+                f"difference is {_points(difference)}{alike} ({condition.settings})."
+            )
     if word in DEPLOYED:
         text += (
             " At equal epochs a defender who knows the trigger, and so can measure the ASR, would "
@@ -312,52 +260,22 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
     return Line(question, word, text)
 
 
-def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> str:
-    """The differences on other tasks; nothing of a study that is not whole."""
-    said = []
-    for name, words in ELSEWHERE.items():
-        judged = hypotheses.get(name, [])
-        if not judged or any(row.verdict == Verdict.INCOMPLETE for row in judged):
-            continue
-        # Only an incomplete hypothesis lacks its sum.
-        sums: dict[str, Estimate] = {row.measure: row.sum for row in judged if row.sum}
-        left, rates, lost = (sums[measure] for measure in COMPARED)
-        said.append(
-            f" {words} ({left.seeds} seeds), MMCL + SSL models keep {_points(left)} points more of "
-            f"the ASR, take {_factor(rates)} times the learning rate and lose {_points(lost)} "
-            "points more of their accuracy."
-        )
-    return "".join(said)
-
-
-def _range_of(seeds: int, draws: Draws | None, elsewhere: str) -> Line:
+def _range_of(seeds: int, found: Sequence[Condition]) -> Line:
     over = f"{seeds} seeds"
     text = (
         f"A seed varies initialisation, order and views. All {seeds} seeds share one draw of "
         "poisoned pairs, patches and cleaning pairs, one target class, one trigger and one set of "
         "evaluation images."
     )
-    if draws is not None and draws.complete == draws.planned:
-        left, rates, lost = (
-            [row for row in draws.rows if row.measure == name] for name in COMPARED
-        )
-        settings = " and ".join(f"{label(of.dataset)}, {label(of.clean_size)}" for of in left)
-        over = f"{seeds} seeds of one draw of poisons and {draws.planned} other draws,"
+    others = next((of for of in found if of.name == DRAWS), None)
+    if others:
+        over = f"{seeds} seeds of one draw of poisons and {others.seeds} other draws,"
         text += (
-            f" There are {draws.planned} other draws, each with a seed of its own and "
-            f"{draws.other_targets} with another target class. Over all of them, by setting "
-            f"({settings}), MMCL + SSL models keep {_both(left, _points)} points more of the ASR "
-            f"than MMCL models with equal BatchNorm groups, take {_both(rates, _factor)} times the "
-            f"learning rate and lose {_both(lost, _points)} points more of their accuracy. These "
-            "intervals hold the spread of draws and of seeds, those above that of seeds alone."
+            f" Each of the {others.seeds} other draws has a seed of its own: their intervals hold "
+            "the spread of draws and of seeds, all others that of seeds alone."
         )
-    text += f"{elsewhere} Not shown: the paper's scale, backdoors without a patch."
+    text += " Not shown: the paper's scale, backdoors without a patch."
     return Line("What do these numbers range over?", f"{over} at small scale", text)
-
-
-def _both(rows: Sequence[DrawRow], words: Callable[[Estimate], str]) -> str:
-    """The differences in all settings, in their order."""
-    return " and ".join(words(row.difference) for row in rows)
 
 
 def _factor(of: Estimate) -> str:
@@ -374,19 +292,6 @@ def _word(verdicts: Sequence[str]) -> str:
 def _first(measure: MeasureVerdict) -> list[CellVerdict]:
     """The settings against the first comparator."""
     return [cell for cell in measure.cells if cell.comparator == measure.cells[0].comparator]
-
-
-def _main(measure: MeasureVerdict) -> Estimate:
-    """The mean over the settings against the first comparator."""
-    return _pooled(measure, measure.cells[0].comparator)
-
-
-def _pooled(measure: MeasureVerdict, comparator: str) -> Estimate:
-    """The mean over the settings against one comparator, for each seed that has all of them."""
-    found = mean_of([of.difference for of in measure.cells if of.comparator == comparator])
-    # The verdicts are confirmed, so that all of their seeds are measured in every setting.
-    assert found is not None
-    return found
 
 
 def _range(fractions: Iterable[float]) -> str:

@@ -241,6 +241,7 @@ class _Seeds:
 class JudgedHypothesis(Hypothesis):
     """A hypothesis of a study's file, and what the seeds say of it."""
 
+    setting: tuple[Dataset, CleanSize]
     means: dict[str, float]
     """Of the measure, for the models of each term of the contrast; empty without any seed."""
     sum: Estimate | None
@@ -324,8 +325,9 @@ def _hypothesis(
     if found:
         for label, side in zip(hypothesis.contrast, result.sides[:-1], strict=True):
             means[label] = fmean(value.value for value in side.values())
+    of = next(iter(contrast.terms))
     return JudgedHypothesis(
-        **hypothesis.model_dump(),
+        **hypothesis.model_dump() | {"setting": (of.dataset, of.clean_size)},
         means=means,
         sum=found,
         p=result.p_holm,

@@ -12,11 +12,13 @@ from repro.profile import load_profile
 from repro.report.answer import Answer, answer
 from repro.report.claims import Claims, load_claims
 from repro.report.contrasts import Verdict, estimate
+from repro.report.document import plain
 from repro.report.draws import DrawRow, Draws, draws
 from repro.report.judgements import JudgedHypothesis, stated_hypotheses
 from repro.report.measures import Context, Evaluations, Value
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
+from repro.report.pages.tables import conditions
 from repro.report.studies import read_study_results, whole_seeds
 from repro.report.verdicts import verdicts
 from tests.support.curves import arm, evaluated
@@ -92,24 +94,32 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
     assert [*words.values()][:2] == ["yes", "no"]
     how_much = archived.lines[2]
     assert how_much.answer == "8.8 points [5.7, 11.8]"
-    for number in (
-        "7.1 [5.5, 8.8]",
-        "5.7 [3.9, 7.6]",
-        "13.3 [8.3, 18.3]",
-        "20 (CC3M)",
-        "46 (CC6M)",
-    ):
+    for number in ("20 (CC3M)", "46 (CC6M)", "and 5.5 to 13.3 under other conditions"):
         assert number in how_much.says
-    for defence in (
-        "by 46.1 points [31.2, 61.0] when cleaned by CleanCLIP",
-        "by 0.8 points [−1.5, 3.1] when cleaned by PAR (exploratory",
+    for said in (
+        "The mean difference is 52.5 points [44.4, 60.6], and 40.0 to 52.8 under other conditions.",
+        "at least 5.1 [3.8, 6.9] times the learning rate, and 3.9 to at least 6.9 under other",
+        "the difference is 46.1 points [31.2, 61.0] when cleaned by CleanCLIP and 0.8 points",
         "0.00025 leaves 40.9 points [24.6, 57.3] more of the ASR on MMCL models than on",
     ):
-        assert defence in archived.lines[0].says
+        assert said in archived.lines[0].says
 
-    assert not any("not tested" in line.says for line in archived.lines)
-    most = "at most 10.3% is left on MMCL models, in that against MMCL models of twice the epochs"
-    assert f"In other comparisons {most} (CC6M)." in archived.lines[0].says
+
+def test_every_condition_is_told_by_the_same_measures(archived: Answer, root: Path) -> None:
+    found = {of.name: of.differences for of in archived.conditions}
+
+    lost = {name: round(100 * of["lost_at_cap"].mean, 1) for name, of in found.items()}
+    assert lost["confirmed"] == 8.8
+    assert lost["norm_groups_64"] == 7.1
+    assert lost["matched"] == 5.7
+    assert lost["held_out"] == 13.3
+    assert [of.name for of in archived.conditions if of.exploratory] == [
+        "cleaned by CleanCLIP",
+        "cleaned by PAR",
+    ]
+    rows = conditions(plain(archived)).markdown()
+    for page in ("README.md", "docs/findings.md"):
+        assert rows in (root / page).read_text(), page
 
 
 def confirmed(
@@ -145,11 +155,11 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     worst = confirmed(claims, stuck)
     assert worst.lines[1].answer == "yes"
     assert "0 of 30" in worst.lines[1].says
-    assert "The first factor is a lower bound" in worst.lines[0].says
+    assert "takes at least" in worst.lines[0].says
 
     alike = confirmed(claims, lambda *_: (0.4, 0.01))
     assert alike.lines[0].answer in ("no", "undecided")
-    assert "lower bound" not in alike.lines[0].says
+    assert "at least" not in alike.lines[0].says
     assert "paper is right that MMCL + SSL models are harder to clean" not in alike.headline
 
 
@@ -179,21 +189,35 @@ def over_draws(complete: int) -> Draws:
     return Draws(complete, 4, 2, rows)
 
 
+def told(found: Answer, name: str) -> dict[str, tuple[float, bool]]:
+    """Mean and whether it is a lower bound, by measure, under one condition."""
+    return {
+        measure: (round(of.mean, 6), of.at_least)
+        for condition in found.conditions
+        if condition.name == name
+        for measure, of in condition.differences.items()
+    }
+
+
 def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Claims) -> None:
-    def of_draws(complete: int) -> str:
-        return confirmed(claims, lambda *_: (0.4, 0.01), over_draws(complete)).lines[4].says
+    def of_draws(complete: int) -> Answer:
+        return confirmed(claims, lambda *_: (0.4, 0.01), over_draws(complete))
 
     whole = of_draws(4)
+    [condition] = [of for of in whole.conditions if of.name == "draws"]
+    assert condition.says == "over 4 other draws of poisons, 2 with another target class"
+    assert condition.settings == "CC6M, 200K"
+    assert told(whole, "draws") == {
+        "asr_left_at_rate": (0.25, False),
+        "rate_doublings": (1.0, True),
+        "lost_at_cap": (0.0025, False),
+    }
+    assert "to at least 2.0 under other conditions" in whole.lines[0].says
+    assert "Each of the 4 other draws has a seed of its own" in whole.lines[4].says
+
     part = of_draws(3)
-    for said in (
-        "There are 4 other draws, each with a seed of its own and 2 with another target class.",
-        "keep 25.0 [4.5, 45.5] points more of the ASR",
-        "take at least 2.0 [2.0, 2.0] times the learning rate",
-        "lose 0.2 [0.0, 0.5] points more of their accuracy",
-        "Over all of them, by setting (CC6M, 200K), MMCL + SSL models keep",
-    ):
-        assert said in whole
-        assert said not in part
+    assert not told(part, "draws")
+    assert "other draws" not in part.lines[4].says
 
 
 def of_scenes(verdict: str) -> list[JudgedHypothesis]:
@@ -202,6 +226,7 @@ def of_scenes(verdict: str) -> list[JudgedHypothesis]:
         JudgedHypothesis(
             family="scenes",
             says="",
+            setting=("cc6m", "200k"),
             measure=measure,
             contrast={"scenes/mmcl_ssl": 1.0, "scenes/mmcl": -1.0},
             expect="above",
@@ -217,16 +242,16 @@ def of_scenes(verdict: str) -> list[JudgedHypothesis]:
 
 
 def test_another_task_is_told_when_all_of_its_seeds_are_there(claims: Claims) -> None:
-    def told(verdict: str) -> str:
+    def of_task(verdict: str) -> dict[str, tuple[float, bool]]:
         hypotheses = {"scenes": of_scenes(verdict)}
-        return confirmed(claims, lambda *_: (0.4, 0.01), None, hypotheses).lines[4].says
+        return told(confirmed(claims, lambda *_: (0.4, 0.01), None, hypotheses), "scenes")
 
-    said = (
-        "its caption names both (5 seeds), MMCL + SSL models keep 30.0 [30.0, 30.0] points more of "
-        "the ASR, take 4.0 [4.0, 4.0] times the learning rate and lose 10.0 [10.0, 10.0] points"
-    )
-    assert said in told(Verdict.SUPPORTED)
-    assert "its caption names both" not in told(Verdict.INCOMPLETE)
+    assert of_task(Verdict.SUPPORTED) == {
+        "asr_left_at_rate": (0.3, False),
+        "rate_doublings": (2.0, False),
+        "lost_at_cap": (0.1, False),
+    }
+    assert not of_task(Verdict.INCOMPLETE)
 
 
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:

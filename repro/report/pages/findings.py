@@ -21,7 +21,13 @@ from repro.report.format import bounds_in_words, label, percent, rate
 from repro.report.judgements import stated_hypotheses
 from repro.report.measures import Context, Evaluations, Models, lost_at_cap
 from repro.report.pages.table import Column, Table
-from repro.report.pages.tables import Controlled, controls, draws, measure_words
+from repro.report.pages.tables import (
+    Controlled,
+    conditions,
+    controls,
+    draws,
+    measure_words,
+)
 from repro.report.points import archived_runs, evaluations
 from repro.report.reading import ALL, Entry, setting_words
 from repro.report.sentences import EXPLAINING
@@ -43,6 +49,7 @@ WITH_MEANS = tuple(name for name in EXPLAINING if name != "mechanism")
 BLOCKS = {
     FINDINGS: (
         "answer",
+        "conditions",
         "verdicts",
         "axes",
         "twins",
@@ -102,6 +109,7 @@ def blocks() -> dict[tuple[Path, str], str]:
             "beside": judged.beside,
             "hypotheses": hypotheses,
             "draws": of_draws,
+            "answer": answer(judged, of_draws, by_arm.context.rate, hypotheses),
             "first": list(_first_tries(profile, by_arm.context)),
         }
     )
@@ -110,9 +118,12 @@ def blocks() -> dict[tuple[Path, str], str]:
         for table in markdown_tables(found)
         if table.rows
     }
-    if said := answer(judged, of_draws, by_arm.context.rate, hypotheses):
-        lines = [f"- **{of.question}** {of.answer.capitalize()}. {of.says}" for of in said.lines]
-        made["answer"] = "\n".join([f"**{said.headline}**", "", *lines]).replace("−", "-")
+    if said := found["answer"]:
+        lines = [
+            f"- **{of['question']}** {of['answer'].capitalize()}. {of['says']}"
+            for of in said["lines"]
+        ]
+        made["answer"] = "\n".join([f"**{said['headline']}**", "", *lines]).replace("−", "-")
     if family := about.effects_family:
         made["effects"] = (
             f"Of {family.tested} effects in all studies, {family.intervals_beyond_zero} have an "
@@ -139,6 +150,7 @@ def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
         Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
+        conditions(found["answer"]),
     ]
 
 

@@ -57,6 +57,7 @@ def estimate(found: Entry, unit: str = "fraction", signed: bool = False) -> Word
 
 
 difference = partial(estimate, signed=True)
+factor_of = partial(estimate, unit="doublings")
 points = partial(amount, unit="fraction", signed=True)
 """A difference of shares."""
 
@@ -98,6 +99,7 @@ def tables(document: Document) -> dict[str, Table]:
         _claims(document, bool(verdicts and verdicts.of_authors)),
         _switches(document),
         draws(document["draws"]),
+        conditions(document["answer"]),
     ]
     return {table.name: table for table in made if table.rows}
 
@@ -176,6 +178,35 @@ def _verdict_tables(document: Document, verdicts: Verdicts | None) -> Iterator[T
         "Does CleanCLIP clean the models, at no greater loss than that of the same finetuning of a "
         "model that was never poisoned (its twin)? Shares in percent. What MMCL + SSL models lose "
         "decides nothing.",
+    )
+
+
+def _condition(row: Entry) -> str:
+    return f"{row['says']}{' (exploratory)' if row['exploratory'] else ''}"
+
+
+CONDITIONS = (
+    Column("Condition", _condition, width=0.2),
+    Column("Setting", "settings", width=0.11),
+    Column("Seeds", "seeds", number=True),
+    Column("ASR left (points)", "differences.asr_left_at_rate", difference, width=0.12),
+    Column("Learning rate that cleans", "differences.rate_doublings", factor_of, width=0.12),
+    Column("Accuracy lost (points)", "differences.lost_at_cap", difference, width=0.12),
+    Column("Accuracy when cleaned (points)", "differences.accuracy_at_cap", difference, width=0.13),
+)
+
+
+def conditions(answer: Entry | None) -> Table:
+    """The differences under every condition; no rows without an answer."""
+    return Table(
+        "conditions",
+        "The difference under each condition",
+        CONDITIONS,
+        answer["conditions"] if answer else [],
+        "MMCL + SSL less MMCL models under each condition, as means with 95% intervals; of the "
+        "learning rate that cleans, the factor. Accuracy lost is a share of the start's. ≥: a "
+        "lower bound, for on some seeds the lowest rate tried cleans the MMCL model already, or "
+        "the highest does not clean the MMCL + SSL model.",
     )
 
 
