@@ -14,7 +14,7 @@ from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.judgements import JudgedHypothesis
-from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
@@ -55,17 +55,19 @@ def answer(
     draws: Draws | None,
     learning_rate: float | None,
     hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
+    larger: Sequence[MeasureVerdict],
 ) -> Answer | None:
     """The answer in six lines; None before all seeds of the confirmation are archived.
 
-    `learning_rate` is the one at which the ASR left is measured; `hypotheses` are those of studies.
+    `learning_rate` is the one at which the ASR left is measured; `hypotheses` are those of studies,
+    `larger` has the verdicts at the larger scale.
     """
     if verdicts.confirmed is None:
         return None
 
     of = {measure.measure: measure for measure in verdicts.confirmed}
-    found = conditions(verdicts, draws, hypotheses)
-    by_defence = _by_defence(found) + _reversed(hypotheses.get(REVERSAL, []))
+    found = conditions(verdicts, draws, hypotheses, larger)
+    by_defence = _by_defence(found, verdicts.beside) + _reversed(hypotheses.get(REVERSAL, []))
     harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], found, by_defence, learning_rate)
     deployed = _deployed(of.get("accuracy_at_cap"), found)
     lines = [
@@ -169,12 +171,13 @@ def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float]
     return f", and {least} to {most} under other conditions"
 
 
-def _by_defence(found: Sequence[Condition]) -> str:
+def _by_defence(found: Sequence[Condition], beside: Sequence[Beside]) -> str:
     """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
+    names = {entry.name for entry in beside}
     told = [
         f"{_points(of.differences['asr_left_at_rate'], ' points')} when {of.says}"
         for of in found
-        if of.exploratory
+        if of.name in names
     ]
     if not told:
         return ""

@@ -1,6 +1,6 @@
 """Under which conditions the comparison was made: MMCL + SSL less MMCL models by four measures.
 
-A condition is a comparator, other cleaning pairs, other draws, another task or another defence.
+A condition is a comparator, other cleaning pairs, other draws, another task, scale or defence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,8 @@ from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
 from repro.report.format import label
 from repro.report.judgements import JudgedHypothesis
-from repro.report.verdicts import Beside, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.studies import LARGER
+from repro.report.verdicts import WEAK, Beside, CellVerdict, MeasureVerdict, Verdicts
 from repro.spec import CleanSize, Dataset
 
 MEASURES = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
@@ -45,7 +46,10 @@ class Condition:
 
 
 def conditions(
-    verdicts: Verdicts, draws: Draws | None, hypotheses: Mapping[str, Sequence[JudgedHypothesis]]
+    verdicts: Verdicts,
+    draws: Draws | None,
+    hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
+    larger: Sequence[MeasureVerdict],
 ) -> list[Condition]:
     """The first comparator of the confirmed verdicts, then all others; none without a number."""
     every = [
@@ -53,7 +57,12 @@ def conditions(
         *_secondary(verdicts.secondary),
         *_over_draws(draws),
         *_elsewhere(hypotheses),
-        *_by_defence(verdicts.beside),
+        *_within(LARGER, f"at the larger scale, {LARGER}", larger),
+        *(
+            of
+            for entry in verdicts.beside
+            for of in _within(entry.name, entry.name, entry.measures)
+        ),
     ]
     return [condition for condition in every if condition.differences]
 
@@ -106,12 +115,12 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator
         yield _condition(name, words, _setting(*judged[0].setting), found)
 
 
-def _by_defence(entries: Sequence[Beside]) -> Iterator[Condition]:
-    for entry in entries:
-        # Each has one setting.
-        found = {measure.measure: measure.cells[0].difference for measure in entry.measures}
-        cells = [measure.cells[0] for measure in entry.measures]
-        yield _condition(entry.name, entry.name, _settings(cells), found, exploratory=True)
+def _within(name: str, says: str, measures: Sequence[MeasureVerdict]) -> Iterator[Condition]:
+    """One of exploratory verdicts in one setting."""
+    cells = [measure.cells[0] for measure in measures]
+    weak = ", with a weak backdoor" if any(WEAK in cell.marks for cell in cells) else ""
+    found = {measure.measure: measure.cells[0].difference for measure in measures}
+    yield _condition(name, f"{says}{weak}", _settings(cells), found, exploratory=True)
 
 
 def _tested(measures: Sequence[MeasureVerdict]) -> list[MeasureVerdict]:

@@ -13,7 +13,6 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from repro.files import file_sha256
-from repro.profile import load_profile, profile_names
 from repro.report import paper_tables
 from repro.report.answer import answer
 from repro.report.authors import authors_notices
@@ -30,12 +29,10 @@ from repro.report.judgements import (
 )
 from repro.report.measures import Context, Evaluations
 from repro.report.resistance import mechanism, resistance
-from repro.report.scales import scale_rows, settings_table
+from repro.report.scales import larger_scale, scale_rows, settings_table
 from repro.report.studies import (
-    LARGER,
     StudyResults,
     rank_notices,
-    read_study_results,
     studied,
     whole_seeds,
 )
@@ -83,13 +80,7 @@ def build_document(
     about = studied(studies, by_arm, profile.evaluate.confidence)
     of_draws = draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name))
     hypotheses = stated_hypotheses(studies, by_arm)
-    # A replay has no profile, and so no larger one.
-    others = profile.name in profile_names() and profile.name != LARGER
-    studies_of_larger = read_study_results(LARGER) if others else []
-    larger = Evaluations(
-        joined(evidence.frame[:0], *(study.frame for study in studies_of_larger)),
-        Context.of(claims, load_profile(LARGER)),
-    )
+    larger = larger_scale(profile.name, claims)
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
     runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
@@ -110,14 +101,15 @@ def build_document(
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
+        "scales": scale_rows(profile.name, by_arm, larger.evaluations, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, of_draws, context.rate, hypotheses),
+        "answer": answer(judged, of_draws, context.rate, hypotheses, larger.measures),
         "verdicts": judged,
-        "larger": _larger(studies_of_larger, larger, claims)
-        if archived and studies_of_larger
-        else {"measures": [], "predicted": ""},
+        "larger": {
+            "measures": larger.measures if archived else [],
+            "predicted": larger.predicted if archived else "",
+        },
         # The report's own run, drawn beside the archived seeds.
         "own_cells": resistance(by_arm, "/").cells if archived and evidence.runs else [],
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
@@ -152,7 +144,7 @@ def build_document(
         ],
         "notices": [
             *evidence.notices,
-            *rank_notices(evidence.runs, [*studies, *(studies_of_larger if archived else ())]),
+            *rank_notices(evidence.runs, [*studies, *(larger.studies if archived else ())]),
             *authors_notices(evidence.files),
         ],
         "authors_files": evidence.files,
@@ -161,15 +153,6 @@ def build_document(
             "claims": file_sha256(CLAIMS),
         },
     }
-
-
-def _larger(
-    studies: Sequence[StudyResults], evaluations: Evaluations, claims: Claims
-) -> dict[str, Any]:
-    """Exploratory verdicts at the scale LARGER, and what its study predicted."""
-    found = verdicts(evaluations, claims, LARGER, {}, scope_of(load_profile(LARGER)))
-    predicted = [of.spec.predicted for of in studies if of.name == found.arms.study]
-    return {"measures": found.exploratory, "predicted": "".join(predicted)}
 
 
 def plain(content: Any) -> Any:

@@ -19,6 +19,7 @@ from repro.report.measures import Context, Evaluations, Value
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
 from repro.report.pages.tables import conditions
+from repro.report.scales import larger_scale
 from repro.report.studies import read_study_results, whole_seeds
 from repro.report.verdicts import verdicts
 from tests.support.curves import arm, evaluated
@@ -37,7 +38,13 @@ def archived(claims: Claims) -> Answer:
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
     judged = verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy")
     of_draws = draws(studies, evaluations, claims.comparisons.confirmed["mini"])
-    found = answer(judged, of_draws, 5e-4, stated_hypotheses(studies, evaluations))
+    found = answer(
+        judged,
+        of_draws,
+        5e-4,
+        stated_hypotheses(studies, evaluations),
+        larger_scale("mini", claims).measures,
+    )
     assert found is not None
     return found
 
@@ -114,6 +121,7 @@ def test_every_condition_is_told_by_the_same_measures(archived: Answer, root: Pa
     assert lost["matched"] == 5.7
     assert lost["held_out"] == 13.3
     assert [of.name for of in archived.conditions if of.exploratory] == [
+        "midi",
         "cleaned by CleanCLIP",
         "cleaned by PAR",
     ]
@@ -138,7 +146,7 @@ def confirmed(
 
     judged = verdicts(evaluations, claims, "mini", done, "exact")
 
-    found = answer(judged, of_draws, 5e-4, hypotheses or {})
+    found = answer(judged, of_draws, 5e-4, hypotheses or {}, [])
     assert found is not None
     return found
 
@@ -257,4 +265,4 @@ def test_another_task_is_told_when_all_of_its_seeds_are_there(claims: Claims) ->
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
     evaluations = evaluated(arm(lambda *_: (0.4, 0.01), range(3)))
     found = verdicts(evaluations, claims, "mini", {}, "proxy")
-    assert answer(found, None, None, {}) is None
+    assert answer(found, None, None, {}, []) is None

@@ -30,6 +30,7 @@ from repro.report.pages.tables import (
 )
 from repro.report.points import archived_runs, evaluations
 from repro.report.reading import ALL, Entry, setting_words
+from repro.report.scales import larger_scale
 from repro.report.sentences import EXPLAINING
 from repro.report.studies import (
     check_archives,
@@ -102,6 +103,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     about = studied(results, by_arm, profile.evaluate.confidence)
     of_draws = study_of_draws.draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED))
     hypotheses = stated_hypotheses(results, by_arm)
+    larger = larger_scale(DOCUMENTED, claims).measures
     found = plain(
         {
             **vars(about),
@@ -109,7 +111,7 @@ def blocks() -> dict[tuple[Path, str], str]:
             "beside": judged.beside,
             "hypotheses": hypotheses,
             "draws": of_draws,
-            "answer": answer(judged, of_draws, by_arm.context.rate, hypotheses),
+            "answer": answer(judged, of_draws, by_arm.context.rate, hypotheses, larger),
             "first": list(_first_tries(profile, by_arm.context)),
         }
     )
