@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.report.cells import OBJECTIVES
-from repro.report.conditions import MATCHED, Condition, conditions
+from repro.report.conditions import MATCHED, Condition, by_defence, conditions
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict
 from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.judgements import JudgedHypothesis
-from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
+from repro.spec import Objective
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
@@ -67,14 +68,15 @@ def answer(
 
     of = {measure.measure: measure for measure in verdicts.confirmed}
     found = conditions(verdicts, draws, hypotheses, larger)
-    by_defence = _by_defence(found, verdicts.beside) + _reversed(hypotheses.get(REVERSAL, []))
-    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], found, by_defence, learning_rate)
+    defences = by_defence(verdicts.beside)
+    left, lost = of["asr_left_at_rate"], of["lost_at_cap"]
+    harder = _harder(left, of["rate_doublings"], found, learning_rate)
     deployed = _deployed(of.get("accuracy_at_cap"), found)
     lines = [
         harder,
-        _impossible(of["lost_at_cap"]),
-        _how_much(of["lost_at_cap"], found),
+        _cleaned(lost, found),
         deployed,
+        *_other_defences(defences, hypotheses.get(REVERSAL, [])),
         _range_of(len(verdicts.confirmed_seeds), found),
         Line(
             "Are the models safe to use?",
@@ -83,12 +85,15 @@ def answer(
             "a cleaned one may keep some of it.",
         ),
     ]
-    holds = {
-        "direction": harder.answer == "yes",
-        "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER,
-        "advice": deployed.answer == "yes",
-    }
-    return Answer(_headline(holds), list(_numbers(of, found[0], learning_rate)), lines, found)
+    headline = " ".join(
+        [
+            DIRECTION.get(harder.answer, DIRECTION["undecided"]),
+            COST.get(lost.verdict, "That cleaning them costs more accuracy is not shown."),
+            ADVICE[deployed.answer],
+        ]
+    )
+    numbers = list(_numbers(of, found[0], learning_rate))
+    return Answer(headline, numbers, lines, [*found, *defences])
 
 
 def _numbers(
@@ -116,54 +121,52 @@ def _numbers(
         )
 
 
-PARTS = {
-    "direction": "MMCL + SSL models are harder to clean by CleanCLIP",
-    "strength": "cleaning them costs as much accuracy as it says",
-    "advice": "one should pre-train with MMCL alone",
+DIRECTION = {
+    "yes": "At this scale MMCL + SSL models are harder to clean by CleanCLIP, as the paper says.",
+    "no": "At this scale MMCL + SSL models are not harder to clean by CleanCLIP.",
+    "undecided": "At this scale it is not shown that MMCL + SSL models are harder to clean by "
+    "CleanCLIP.",
 }
-"""What the parts of the claim say."""
-
-
-def _headline(holds: Mapping[str, bool]) -> str:
-    """Which parts of the claim are right and which are not."""
-    right, wrong = (
-        [f"that {PARTS[name]}" for name, of in holds.items() if of is wanted]
-        for wanted in (True, False)
-    )
-    if not right:
-        return f"At this scale the paper is not right {' or '.join(wrong)}."
-    but = f", but not {' or '.join(wrong)}" if wrong else ""
-    return f"At this scale the paper is right {' and '.join(right)}{but}."
+COST: dict[str, str] = {
+    Verdict.LIKE_PAPER: "Cleaning them costs more accuracy, as much as in the paper.",
+    Verdict.SMALLER: "Cleaning them costs more accuracy, but less than in the paper.",
+    Verdict.SUPPORTED: "Cleaning them costs more accuracy.",
+    Verdict.NEGLIGIBLE: "Cleaning them costs hardly more accuracy.",
+}
+ADVICE = {
+    "yes": "It is better to pre-train with MMCL alone.",
+    "no": "It is not better to pre-train with MMCL alone.",
+    "undecided": "Whether it is better to pre-train with MMCL alone is open.",
+}
+"""The three parts of the claim, by what is found of them."""
 
 
 def _harder(
     left: MeasureVerdict,
     rates: MeasureVerdict,
     found: Sequence[Condition],
-    by_defence: str,
     learning_rate: float | None,
 ) -> Line:
-    cells = _first(left)
-    of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
     points, times = (found[0].differences[of.measure] for of in (left, rates))
     return Line(
-        "Are MMCL + SSL models harder to clean?",
+        "Are MMCL + SSL models harder to clean by CleanCLIP?",
         _word([left.verdict, rates.verdict]),
-        f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
-        f"left on them, by setting, and of {of_both[1]}% on MMCL models. The mean difference is "
-        f"{_points(points, ' points')}{_elsewhere(found, left.measure, percent)}. Cleaning them "
-        f"takes {_factor(times)} times the learning rate"
-        f"{_elsewhere(found, rates.measure, factor)}.{by_defence}",
+        f"At a learning rate of {rate(learning_rate)} it leaves {_levels(left, 'mmcl_ssl')}% of "
+        f"the attacks on them, by setting, and {_levels(left, 'mmcl')}% on MMCL models. The mean "
+        f"difference is {_points(points, ' points')}{_elsewhere(found, left.measure, percent)}. "
+        f"Cleaning them takes {_factor(times)} times the learning rate"
+        f"{_elsewhere(found, rates.measure, factor)}.",
     )
 
 
+def _levels(measure: MeasureVerdict, objective: Objective) -> str:
+    """The lowest and the highest setting, of the models of one objective."""
+    return _range(getattr(cell, objective).mean for cell in _first(measure))
+
+
 def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float], str]) -> str:
-    """The least and the most under all conditions but the first, without the exploratory ones."""
-    others = [
-        of.differences[measure]
-        for of in found[1:]
-        if measure in of.differences and not of.exploratory
-    ]
+    """The least and the most under all conditions but the first."""
+    others = [of.differences[measure] for of in found[1:] if measure in of.differences]
     if not others:
         return ""
     ends = [end(others, key=lambda of: of.mean) for end in (min, max)]
@@ -171,60 +174,33 @@ def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float]
     return f", and {least} to {most} under other conditions"
 
 
-def _by_defence(found: Sequence[Condition], beside: Sequence[Beside]) -> str:
-    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
-    names = {entry.name for entry in beside}
-    told = [
-        f"{_points(of.differences['asr_left_at_rate'], ' points')} when {of.says}"
-        for of in found
-        if of.name in names
-    ]
-    if not told:
-        return ""
-    return (
-        f" It depends on the defence: on other seeds the difference is {' and '.join(told)} "
-        "(exploratory; PAR is Perturb and Recover, a later defence)."
-    )
-
-
-def _reversed(judged: Sequence[JudgedHypothesis]) -> str:
-    """On which models the other defence leaves more of another trigger: the last hypothesis."""
-    last = judged[-1] if judged else None
-    if last is None or last.sum is None or last.verdict != Verdict.SUPPORTED:
-        return ""
-    return (
-        f" With a patch of stripes, PAR at a learning rate of {rate(last.rate)} leaves "
-        f"{_points(last.sum, ' points')} more of the ASR on MMCL models than on MMCL + SSL models "
-        f"({last.sum.seeds} seeds, fixed beforehand)."
-    )
-
-
-def _impossible(lost: MeasureVerdict) -> Line:
-    cells = _first(lost)
-    ssl = [cell.control_ssl for cell in cells if cell.control_ssl]
+def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
+    ssl = [cell.control_ssl for cell in _first(lost) if cell.control_ssl]
     cleaned, every = sum(of.cleaned for of in ssl), sum(of.seeds for of in ssl)
     seeds = max((of.seeds for of in ssl), default=0)
-    costs = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
-    return Line(
-        "Are they impossible to clean?",
-        "no" if cleaned == every else "some are" if cleaned else "yes",
-        f"CleanCLIP cleans MMCL + SSL models in {cleaned} of {every} cases ({seeds} seeds in "
-        f"{len(cells)} settings; those of one dataset share its models), at a loss of "
-        f"{costs[0]}% of their accuracy, by setting. MMCL models lose {costs[1]}%; by the paper "
-        "they hardly lose any.",
+    text = (
+        f"CleanCLIP cleans them in {cleaned} of {every} cases ({seeds} seeds in {len(ssl)} "
+        f"settings). They lose {_levels(lost, 'mmcl_ssl')}% of their accuracy, by setting, and "
+        f"MMCL models {_levels(lost, 'mmcl')}%, where the paper has hardly any loss. The mean "
+        f"difference is {_points(found[0].differences[lost.measure], ' points')}"
+        f"{_elsewhere(found, lost.measure, percent)}."
     )
-
-
-def _how_much(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
-    printed = " and ".join(
-        f"{100 * value:.0f} ({label(dataset)})" for dataset, value in (lost.paper or {}).items()
-    )
+    paper = lost.paper or {}
+    like = {
+        label(cell.dataset): (cell.difference.mean, paper[cell.dataset])
+        for cell in _first(lost)
+        if cell.clean_size == "100k" and cell.dataset in paper
+    }
+    if like:
+        ours = [f"{percent(found)} ({name})" for name, (found, _) in like.items()]
+        printed = [f"{100 * value:.0f}" for _, value in like.values()]
+        text += (
+            f" With 100K pairs it is {' and '.join(ours)}; in the paper {' and '.join(printed)}."
+        )
     return Line(
-        "How much more accuracy does cleaning them cost?",
-        f"{_points(found[0].differences[lost.measure], ' points')}",
-        "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model"
-        f"{_elsewhere(found, lost.measure, percent)}. In the paper it is {printed}, with 100K "
-        "pairs.",
+        "Can they be cleaned, and at what cost?",
+        "yes" if cleaned == every else "some" if cleaned else "no",
+        text,
     )
 
 
@@ -239,28 +215,62 @@ def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Li
         says = "On no seed are the models of both objectives cleaned in all settings."
         return Line(question, "undecided", says)
 
-    signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
+    cells = _first(accuracy)
+    signs = [value > 0 for cell in cells for value in cell.difference.by_seed.values()]
+    before = [_range(cell.start_accuracy[name] for cell in cells) for name in ("mmcl_ssl", "mmcl")]
     text = (
-        f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
-        f"pairs of equal seed and setting, by {_points(main, ' points')} of accuracy."
+        f"At equal epochs the cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of "
+        f"{len(signs)} pairs of equal seed and setting, by {_points(main, ' points')}. Before "
+        f"cleaning its accuracy is {before[0]}%, that of the MMCL model {before[1]}%."
     )
     word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
-    for condition in found:
-        if condition.name == MATCHED and (
-            difference := condition.differences.get(accuracy.measure)
-        ):
-            low, high = difference.interval or (-1.0, 1.0)
-            alike = ": neither is ahead" if low <= 0 <= high else ""
-            text += (
-                " Against MMCL models of twice the epochs, whose training costs about as much, the "
-                f"difference is {_points(difference)}{alike} ({condition.settings})."
-            )
+    matched = [of for of in found if of.name == MATCHED and accuracy.measure in of.differences]
+    for condition in matched:
+        difference = condition.differences[accuracy.measure]
+        low, high = difference.interval or (-1.0, 1.0)
+        alike = ": neither is ahead" if low <= 0 <= high else ""
+        text += (
+            " At about equal cost, against MMCL models of twice the epochs, the difference is "
+            f"{_points(difference, ' points')}{alike} ({condition.settings})."
+        )
     if word in DEPLOYED:
         text += (
-            " At equal epochs a defender who knows the trigger, and so can measure the ASR, would "
-            f"deploy the cleaned {DEPLOYED[word]} model."
+            f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model, if one can "
+            "measure the ASR: that takes the trigger."
         )
     return Line(question, word, text)
+
+
+def _other_defences(
+    defences: Sequence[Condition], reversal: Sequence[JudgedHypothesis]
+) -> Iterator[Line]:
+    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
+    if not defences:
+        return
+
+    left = {of.says: of.differences["asr_left_at_rate"] for of in defences}
+    told = [f"{_points(of, ' points')} when {says}" for says, of in left.items()]
+    *_, last = left.values()
+    low, _ = last.interval or (0.0, 0.0)
+    yield Line(
+        "Does it hold for another defence?",
+        "yes" if low > 0 else "no difference is seen after PAR",
+        f"On {last.seeds} other seeds MMCL + SSL models keep more of the ASR than MMCL models by "
+        f"{' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb and Recover, "
+        f"a later defence).{_reversed(reversal)}",
+    )
+
+
+def _reversed(judged: Sequence[JudgedHypothesis]) -> str:
+    """On which models the other defence leaves more of another trigger: the last hypothesis."""
+    last = judged[-1] if judged else None
+    if last is None or last.sum is None or last.verdict != Verdict.SUPPORTED:
+        return ""
+    return (
+        " With a patch of stripes it is the other way round: PAR leaves "
+        f"{_points(last.sum, ' points')} more on the MMCL models (learning rate "
+        f"{rate(last.rate)}, {last.sum.seeds} seeds, fixed beforehand)."
+    )
 
 
 def _range_of(seeds: int, found: Sequence[Condition]) -> Line:
@@ -268,7 +278,7 @@ def _range_of(seeds: int, found: Sequence[Condition]) -> Line:
     text = (
         f"A seed varies initialisation, order and views. All {seeds} seeds share one draw of "
         "poisoned pairs, patches and cleaning pairs, one target class, one trigger and one set of "
-        "evaluation images."
+        "evaluation images. Cleaning pairs are training pairs too, unless a condition says not."
     )
     others = next((of for of in found if of.name == DRAWS), None)
     if others:

@@ -51,19 +51,23 @@ def conditions(
     hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
     larger: Sequence[MeasureVerdict],
 ) -> list[Condition]:
-    """The first comparator of the confirmed verdicts, then all others; none without a number."""
+    """Those of CleanCLIP, the first comparator of the confirmed verdicts first.
+
+    None without a number.
+    """
     every = [
         *_confirmed(verdicts.confirmed or []),
         *_secondary(verdicts.secondary),
         *_over_draws(draws),
         *_elsewhere(hypotheses),
-        *_within(LARGER, f"at the larger scale, {LARGER}", larger),
-        *(
-            of
-            for entry in verdicts.beside
-            for of in _within(entry.name, entry.name, entry.measures)
-        ),
+        _within(LARGER, f"at the larger scale, {LARGER}", larger),
     ]
+    return [condition for condition in every if condition.differences]
+
+
+def by_defence(entries: Sequence[Beside]) -> list[Condition]:
+    """What another defence than CleanCLIP leaves, beside CleanCLIP on the same seeds."""
+    every = [_within(entry.name, entry.name, entry.measures) for entry in entries]
     return [condition for condition in every if condition.differences]
 
 
@@ -115,12 +119,12 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator
         yield _condition(name, words, _setting(*judged[0].setting), found)
 
 
-def _within(name: str, says: str, measures: Sequence[MeasureVerdict]) -> Iterator[Condition]:
-    """One of exploratory verdicts in one setting."""
+def _within(name: str, says: str, measures: Sequence[MeasureVerdict]) -> Condition:
+    """That of exploratory verdicts in one setting."""
     cells = [measure.cells[0] for measure in measures]
     weak = ", with a weak backdoor" if any(WEAK in cell.marks for cell in cells) else ""
     found = {measure.measure: measure.cells[0].difference for measure in measures}
-    yield _condition(name, f"{says}{weak}", _settings(cells), found, exploratory=True)
+    return _condition(name, f"{says}{weak}", _settings(cells), found, exploratory=True)
 
 
 def _tested(measures: Sequence[MeasureVerdict]) -> list[MeasureVerdict]:

@@ -312,7 +312,7 @@ def _edges(objective: Objective, models: Mapping[int, CleanedModel]) -> Iterator
             if model.best is not None and len(model.ends) > 1:
                 seeds += model.best.learning_rate == outermost(model.ends.learning_rate)
         if seeds:
-            yield f"{label(objective)} best at {end} rate on {seeds}/{len(models)} seeds"
+            yield f"best {label(objective)} model at the {end} rate on {seeds}/{len(models)} seeds"
 
 
 def _judged_cells(

@@ -98,18 +98,24 @@ def test_page_and_article_place_every_line(archived: Answer, root: Path, name: s
 def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: Answer) -> None:
     assert len(archived.lines) == 6
     words = {line.question: line.answer for line in archived.lines}
-    assert [*words.values()][:2] == ["yes", "no"]
-    how_much = archived.lines[2]
-    assert how_much.answer == "8.8 points [5.7, 11.8]"
-    for number in ("20 (CC3M)", "46 (CC6M)", "and 5.5 to 13.3 under other conditions"):
-        assert number in how_much.says
+    assert [*words.values()][:3] == ["yes", "yes", "no"]
+    harder, cleaned, deployed, defences, *_ = (line.says for line in archived.lines)
     for said in (
-        "The mean difference is 52.5 points [44.4, 60.6], and 40.0 to 52.8 under other conditions.",
+        "The mean difference is 52.5 points [44.4, 60.6], and 26.4 to 52.8 under other conditions.",
         "at least 5.1 [3.8, 6.9] times the learning rate, and 3.9 to at least 6.9 under other",
-        "the difference is 46.1 points [31.2, 61.0] when cleaned by CleanCLIP and 0.8 points",
-        "0.00025 leaves 40.9 points [24.6, 57.3] more of the ASR on MMCL models than on",
     ):
-        assert said in archived.lines[0].says
+        assert said in harder
+    for said in (
+        "The mean difference is 8.8 points [5.7, 11.8], and 5.5 to 13.3 under other conditions.",
+        "With 100K pairs it is 9.9 (CC3M) and 9.4 (CC6M); in the paper 20 and 46.",
+    ):
+        assert said in cleaned
+    assert "the difference is −0.1 points [−1.7, 1.5]: neither is ahead" in deployed
+    for said in (
+        "46.1 points [31.2, 61.0] when cleaned by CleanCLIP and 0.8 points [−1.5, 3.1] when",
+        "PAR leaves 40.9 points [24.6, 57.3] more on the MMCL models (learning rate 0.00025",
+    ):
+        assert said in defences
 
 
 def test_every_condition_is_told_by_the_same_measures(archived: Answer, root: Path) -> None:
@@ -161,14 +167,14 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
         return 0.1 - between_seeds, 0.9
 
     worst = confirmed(claims, stuck)
-    assert worst.lines[1].answer == "yes"
+    assert worst.lines[1].answer == "no"
     assert "0 of 30" in worst.lines[1].says
     assert "takes at least" in worst.lines[0].says
 
     alike = confirmed(claims, lambda *_: (0.4, 0.01))
     assert alike.lines[0].answer in ("no", "undecided")
     assert "at least" not in alike.lines[0].says
-    assert "paper is right that MMCL + SSL models are harder to clean" not in alike.headline
+    assert "as the paper says" not in alike.headline
 
 
 def over_draws(complete: int) -> Draws:
@@ -221,11 +227,11 @@ def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Cla
         "lost_at_cap": (0.0025, False),
     }
     assert "to at least 2.0 under other conditions" in whole.lines[0].says
-    assert "Each of the 4 other draws has a seed of its own" in whole.lines[4].says
+    assert "Each of the 4 other draws has a seed of its own" in whole.lines[3].says
 
     part = of_draws(3)
     assert not told(part, "draws")
-    assert "other draws" not in part.lines[4].says
+    assert "other draws" not in part.lines[3].says
 
 
 def of_scenes(verdict: str) -> list[JudgedHypothesis]:

@@ -112,7 +112,7 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     corrected = [lost[cell].p_holm for cell in CELLS]
     assert [round(p or 0, 3) for p in corrected] == [0.029, 0.011, 0.067]
     assert lost["cc3m", "100k"].verdict == "not tested (control not run)"
-    assert lost["cc6m", "100k"].marks == ["MMCL + SSL best at highest rate on 2/5 seeds"]
+    assert lost["cc6m", "100k"].marks == ["best MMCL + SSL model at the highest rate on 2/5 seeds"]
     largest = lost["cc6m", "200k"]
     assert largest.verdict == "undecided"
 

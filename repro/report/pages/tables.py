@@ -189,9 +189,9 @@ CONDITIONS = (
     Column("Condition", _condition, width=0.2),
     Column("Setting", "settings", width=0.11),
     Column("Seeds", "seeds", number=True),
-    Column("ASR left (points)", "differences.asr_left_at_rate", difference, width=0.12),
+    Column("ASR left at one rate (points)", "differences.asr_left_at_rate", difference, width=0.12),
     Column("Learning rate that cleans", "differences.rate_doublings", factor_of, width=0.12),
-    Column("Accuracy lost (points)", "differences.lost_at_cap", difference, width=0.12),
+    Column("Share of accuracy lost (points)", "differences.lost_at_cap", difference, width=0.12),
     Column("Accuracy when cleaned (points)", "differences.accuracy_at_cap", difference, width=0.13),
 )
 
@@ -203,10 +203,11 @@ def conditions(answer: Entry | None) -> Table:
         "The difference under each condition",
         CONDITIONS,
         answer["conditions"] if answer else [],
-        "MMCL + SSL less MMCL models under each condition, as means with 95% intervals; of the "
-        "learning rate that cleans, the factor. Accuracy lost is a share of the start's. ≥: a "
-        "lower bound, for on some seeds the lowest rate tried cleans the MMCL model already, or "
-        "the highest does not clean the MMCL + SSL model.",
+        "MMCL + SSL less MMCL models under each condition: means with 95% intervals, for the "
+        "learning rate the factor. What is lost is a share of the accuracy before cleaning. ≥: "
+        "mean and interval are lower bounds, for on some seeds the lowest rate tried cleans the "
+        "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
+        "kinds; –: not among the measures of the study.",
     )
 
 
