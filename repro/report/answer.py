@@ -254,7 +254,7 @@ def _other_defences(
     low, _ = last.interval or (0.0, 0.0)
     yield Line(
         "Does it hold for another defence?",
-        "yes" if low > 0 else "no difference is seen after PAR",
+        "yes" if low > 0 else "no difference is seen",
         f"On {last.seeds} other seeds MMCL + SSL models keep more of the ASR than MMCL models by "
         f"{' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb and Recover, "
         f"a later defence).{_reversed(reversal)}",

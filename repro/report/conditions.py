@@ -41,7 +41,7 @@ class Condition:
     settings: str
     seeds: int
     differences: dict[str, Estimate]
-    """By measure, as means over the settings; without those that were not tested."""
+    """By measure, as means over the settings."""
     exploratory: bool = False
 
 
@@ -73,11 +73,10 @@ def by_defence(entries: Sequence[Beside]) -> list[Condition]:
 
 def _confirmed(measures: Sequence[MeasureVerdict]) -> Iterator[Condition]:
     """One a comparator."""
-    told = _tested(measures)
-    cells = [cell for measure in told for cell in measure.cells]
+    cells = [cell for measure in measures for cell in measure.cells]
     for comparator in dict.fromkeys(cell.comparator for cell in cells):
         found = {}
-        for measure in told:
+        for measure in measures:
             of = [cell.difference for cell in measure.cells if cell.comparator == comparator]
             # A seed without a cleaned model has no accuracy of it.
             if mean := mean_of(of):
@@ -86,6 +85,7 @@ def _confirmed(measures: Sequence[MeasureVerdict]) -> Iterator[Condition]:
 
 
 def _secondary(entries: Sequence[Beside]) -> Iterator[Condition]:
+    """One a comparison, without the measures that were not tested."""
     measures = {entry.name: _tested(entry.measures) for entry in entries}
     for name, words in SECONDARY.items():
         of = measures.get(name, [])

@@ -4,6 +4,7 @@ The archives are in git, so the tables are the same for everybody. The prose aro
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from repro.report.pages.tables import (
     conditions,
     controls,
     draws,
+    hypotheses,
     measure_words,
 )
 from repro.report.points import archived_runs, evaluations
@@ -45,6 +47,8 @@ from repro.spec import Profile
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
+TASK = "scenes"
+"""Study of another task."""
 WITH_MEANS = tuple(name for name in EXPLAINING if name != "mechanism")
 """Studies of whose hypotheses the means are told that they compare."""
 BLOCKS = {
@@ -59,6 +63,7 @@ BLOCKS = {
         "defences",
         "effects",
         "draws",
+        TASK,
     ),
     DATA: ("rounding",),
     HISTORY: ("tries",),
@@ -102,16 +107,16 @@ def blocks() -> dict[tuple[Path, str], str]:
     judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
     about = studied(results, by_arm, profile.evaluate.confidence)
     of_draws = study_of_draws.draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED))
-    hypotheses = stated_hypotheses(results, by_arm)
+    stated = stated_hypotheses(results, by_arm)
     larger = larger_scale(DOCUMENTED, claims).measures
     found = plain(
         {
             **vars(about),
             "leading": judged.confirmed or judged.exploratory,
             "beside": judged.beside,
-            "hypotheses": hypotheses,
+            "hypotheses": stated,
             "draws": of_draws,
-            "answer": answer(judged, of_draws, by_arm.context.rate, hypotheses, larger),
+            "answer": answer(judged, of_draws, by_arm.context.rate, stated, larger),
             "first": list(_first_tries(profile, by_arm.context)),
         }
     )
@@ -149,6 +154,7 @@ def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
         Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
         Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
         *(Table(name, name, MEANS, found["hypotheses"].get(name, [])) for name in WITH_MEANS),
+        _by_any_measure(TASK, found["hypotheses"].get(TASK, [])),
         Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
@@ -266,6 +272,14 @@ MEANS = (
     Column("ASR left", lambda row: " and ".join(map(percent, row["means"].values()))),
     *MECHANISM[1:],
 )
+
+
+def _by_any_measure(study: str, rows: Sequence[Entry]) -> Table:
+    """Hypotheses about several measures, each in the unit of its own."""
+    shown = hypotheses(study, rows).only("Hypothesis", "Contrast", "Verdict")
+    return replace(shown, name=study, caption="")
+
+
 TRIES = (
     Column("try", "try"),
     Column("seeds", "seeds"),

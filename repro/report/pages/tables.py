@@ -83,7 +83,7 @@ def tables(document: Document) -> dict[str, Table]:
         thresholds(document),
         _table1(document),
         _table2(document),
-        *(_hypotheses(name, rows) for name, rows in document["hypotheses"].items()),
+        *(hypotheses(name, rows) for name, rows in document["hypotheses"].items()),
         _bench(document["bench"]),
         *map(_bench_settings, document["bench"]),
         Table(
@@ -476,7 +476,8 @@ HYPOTHESES = (
 )
 
 
-def _hypotheses(study: str, rows: Sequence[Entry]) -> Table:
+def hypotheses(study: str, rows: Sequence[Entry]) -> Table:
+    """The hypotheses of a study and what its seeds say of them."""
     return Table(
         f"hypotheses-{study}",
         f"Hypotheses of study {study}",
