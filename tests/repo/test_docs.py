@@ -172,6 +172,10 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
         yield from parts(of["measures"][0]["cells"][0]["start_accuracy"], float)
     for study in ("par", "confirm", "reversal"):
         yield from parts([row["means"] for row in mini["hypotheses"][study]], float)
+    for study in mini["studies"]:
+        if study["name"] == "scenes":
+            for row in study["rows"]:
+                yield from (row["measures"][name]["mean"] for name in ("accuracy", "asr"))
     for row in mini["draws"]["rows"]:
         yield stdev(row["difference"]["by_seed"].values())
     yield from parts([mini["scales"], mini["settings"]], float)
