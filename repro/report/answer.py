@@ -129,13 +129,14 @@ DIRECTION = {
 }
 COST: dict[str, str] = {
     Verdict.LIKE_PAPER: "Cleaning them costs more accuracy, as much as in the paper.",
-    Verdict.SMALLER: "Cleaning them costs more accuracy, but less than in the paper.",
+    Verdict.SMALLER: "Cleaning them costs more accuracy than cleaning MMCL models, by less than in "
+    "the paper.",
     Verdict.SUPPORTED: "Cleaning them costs more accuracy.",
     Verdict.NEGLIGIBLE: "Cleaning them costs hardly more accuracy.",
 }
 ADVICE = {
     "yes": "It is better to pre-train with MMCL alone.",
-    "no": "It is not better to pre-train with MMCL alone.",
+    "no": "Pre-training with MMCL alone is no better, for those who can measure the ASR.",
     "undecided": "Whether it is better to pre-train with MMCL alone is open.",
 }
 """The three parts of the claim, by what is found of them."""
@@ -147,14 +148,16 @@ def _harder(
     found: Sequence[Condition],
     learning_rate: float | None,
 ) -> Line:
+    before = [asr for cell in _first(left) for asr in cell.start_asr.values()]
     points, times = (found[0].differences[of.measure] for of in (left, rates))
     return Line(
         "Are MMCL + SSL models harder to clean by CleanCLIP?",
         _word([left.verdict, rates.verdict]),
-        f"At a learning rate of {rate(learning_rate)} it leaves {_levels(left, 'mmcl_ssl')}% of "
-        f"the attacks on them, by setting, and {_levels(left, 'mmcl')}% on MMCL models. The mean "
-        f"difference is {_points(points, ' points')}{_elsewhere(found, left.measure, percent)}. "
-        f"Cleaning them takes {_factor(times)} times the learning rate"
+        f"At a learning rate of {rate(learning_rate)} it leaves them an ASR of "
+        f"{_levels(left, 'mmcl_ssl')}%, by setting, and MMCL models one of "
+        f"{_levels(left, 'mmcl')}%: a mean difference of {_points(points, ' points')}"
+        f"{_elsewhere(found, left.measure, percent)}. Before cleaning it is {_range(before)}% on "
+        f"both. Cleaning them takes {_factor(times)} times the learning rate"
         f"{_elsewhere(found, rates.measure, factor)}.",
     )
 
@@ -195,7 +198,8 @@ def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
         ours = [f"{percent(found)} ({name})" for name, (found, _) in like.items()]
         printed = [f"{100 * value:.0f}" for _, value in like.values()]
         text += (
-            f" With 100K pairs it is {' and '.join(ours)}; in the paper {' and '.join(printed)}."
+            f" In the 100K settings it is {' and '.join(ours)}; in the paper "
+            f"{' and '.join(printed)}."
         )
     return Line(
         "Can they be cleaned, and at what cost?",
@@ -254,10 +258,10 @@ def _other_defences(
     low, _ = last.interval or (0.0, 0.0)
     yield Line(
         "Does it hold for another defence?",
-        "yes" if low > 0 else "no difference is seen",
-        f"On {last.seeds} other seeds MMCL + SSL models keep more of the ASR than MMCL models by "
-        f"{' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb and Recover, "
-        f"a later defence).{_reversed(reversal)}",
+        "yes" if low > 0 else "not for the one that was tried",
+        f"On {last.seeds} other seeds the ASR of MMCL + SSL models is higher than that of MMCL "
+        f"models by {' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb "
+        f"and Recover, a later defence).{_reversed(reversal)}",
     )
 
 
@@ -288,7 +292,7 @@ def _range_of(seeds: int, found: Sequence[Condition]) -> Line:
             "the spread of draws and of seeds, all others that of seeds alone."
         )
     text += " Not shown: the paper's scale, backdoors without a patch."
-    return Line("What do these numbers range over?", f"{over} at small scale", text)
+    return Line("What do these numbers range over?", f"mainly {over} at small scale", text)
 
 
 def _factor(of: Estimate) -> str:

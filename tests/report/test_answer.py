@@ -101,13 +101,13 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
     assert [*words.values()][:3] == ["yes", "yes", "no"]
     harder, cleaned, deployed, defences, *_ = (line.says for line in archived.lines)
     for said in (
-        "The mean difference is 52.5 points [44.4, 60.6], and 26.4 to 52.8 under other conditions.",
+        "5.8%: a mean difference of 52.5 points [44.4, 60.6], and 26.4 to 52.8 under other",
         "at least 5.1 [3.8, 6.9] times the learning rate, and 3.6 to at least 6.9 under other",
     ):
         assert said in harder
     for said in (
         "The mean difference is 8.8 points [5.7, 11.8], and 5.5 to 13.3 under other conditions.",
-        "With 100K pairs it is 9.9 (CC3M) and 9.4 (CC6M); in the paper 20 and 46.",
+        "In the 100K settings it is 9.9 (CC3M) and 9.4 (CC6M); in the paper 20 and 46.",
     ):
         assert said in cleaned
     assert "the difference is −0.1 points [−1.7, 1.5]: neither is ahead" in deployed
