@@ -242,6 +242,7 @@ class JudgedHypothesis(Hypothesis):
     """A hypothesis of a study's file, and what the seeds say of it."""
 
     setting: tuple[Dataset, CleanSize]
+    """Also where the study's file names none, because it has one of each."""
     means: dict[str, float]
     """Of the measure, for the models of each term of the contrast; empty without any seed."""
     sum: Estimate | None

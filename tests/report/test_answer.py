@@ -95,7 +95,7 @@ def test_page_and_article_place_every_line(archived: Answer, root: Path, name: s
         assert plain_text(says) in text
 
 
-def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: Answer) -> None:
+def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archived: Answer) -> None:
     assert len(archived.lines) == 6
     words = {line.question: line.answer for line in archived.lines}
     assert [*words.values()][:3] == ["yes", "yes", "no"]

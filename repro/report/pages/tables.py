@@ -207,7 +207,7 @@ def conditions(answer: Entry | None) -> Table:
         "learning rate the factor. What is lost is a share of the accuracy before cleaning. ≥: "
         "mean and interval are lower bounds, for on some seeds the lowest rate tried cleans the "
         "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
-        "kinds; –: not among the measures of the study.",
+        "kinds; –: not measured or not tested.",
     )
 
 
