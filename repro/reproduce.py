@@ -63,12 +63,14 @@ STAGES = "[!s]*@*"
 """Glob of all stages but study@NAME. One pattern, because DVC reads dvc.lock once for each."""
 LOG = Path("work/reproduce.log")
 """What DVC and the stages of the last call printed."""
-STAGE_LINE = re.compile(r"Running stage '(?P<runs>.+)':|Stage '(?P<skipped>.+)' didn't change")
+STAGE_LINE = re.compile(
+    r"Running stage '(?P<runs>.+)':|Stage '(?P<skipped>.+)' (?:didn't change|is cached)"
+)
 """DVC's line at the beginning of a stage, or about one that it leaves out."""
 NOISE = re.compile(
-    r"Running stage '|Stage '.+' didn't change|> |Updating lock file|Data and pipelines are up"
-    r"|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
-    r"|\d+ runs to make|report: open"
+    r"Running stage '|Stage '.+' (?:didn't change|is cached)|> |Updating lock file"
+    r"|Data and pipelines are up|To track the changes|\tgit add|To enable auto|\tdvc config"
+    r"|Use `dvc push`|\d+ runs to make|report: open"
 )
 """Lines of LOG that the board says better, or that are DVC's advice."""
 END_SECONDS = 40.0
@@ -99,15 +101,17 @@ def reproduce(
     if profile and same and profile != same:
         raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
     profile = profile or same
-    name = chosen_profile(profile)
-    overrides = overrides_of(name) | dict(map(parse_override, sets))
-    source = "--set" if sets else f"{PARAMS}: overrides"
-    chosen = whole_profile(name, overrides, source)
-    anew = among(again, runs_of(chosen))
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
-    given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None
     with held(CALL_LOCK, busy):
+        # A killed call has left its own.
+        _restore_params()
+        name = chosen_profile(profile)
+        overrides = overrides_of(name) | dict(map(parse_override, sets))
+        source = "--set" if sets else f"{PARAMS}: overrides"
+        chosen = whole_profile(name, overrides, source)
+        anew = among(again, runs_of(chosen))
+        given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None
         # Before params.yaml is replaced: a stop signal leaves at once here.
         count_model(chosen)
         with params_for_call(given):

@@ -128,6 +128,8 @@ class Submitter:
             for job in new:
                 self.attempts.begin(job.runs)
             submit(self.name, new, self.worker)
+        # Their jobs have not been looked for yet.
+        self.absent = [run for run in self.absent if run not in again]
 
 
 def job_name() -> str:

@@ -429,9 +429,11 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     if not MEASURED.exists():
         return None
     content = json.loads(MEASURED.read_bytes())
-    spec = forecast.works[0].spec
+    specs = [work.spec for work in forecast.works]
+    spec = specs[0]
     of = content["flops"].get(arithmetic(spec.precision, spec))
-    if of is None or spec.evaluation_precision != spec.precision:
+    same = {arithmetic(each.precision, each) for each in specs}
+    if of is None or len(same) > 1 or spec.evaluation_precision != spec.precision:
         return None
 
     # A device with a peak of 1 TFLOP/s, of which the towers and evaluations have these multiples.

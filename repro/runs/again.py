@@ -113,10 +113,13 @@ def refresh(run: Run, results: Path) -> None:
 
 
 def prune(specs: list[RunSpec], results: Path) -> None:
-    """Remove published runs of these models and variants that the specifications no longer name."""
+    """Remove published runs of these models and variants that the specifications no longer name.
+
+    Models of studies stay: variants of several studies may have one name.
+    """
     known = {results_dir(spec, results) / spec.run_id for spec in specs}
     # Models lie elsewhere than results, and bear a run.json of their own.
-    known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
+    known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain" and not spec.variant}
     variants = {(spec.variant, spec.poisoned) for spec in specs}
     for runs in {path.parent for path in known}:
         for folder in {path.parent for path in runs.glob(f"*/{RECORD}")} - known:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from repro.files import file_sha256, read_json, replace_json
-from repro.ledger import Input, LedgerError, RunOutcome, RunRecord
+from repro.ledger import CLEANED, Input, LedgerError, RunOutcome, RunRecord
 from repro.runs.inputs import input_hash
 from repro.runs.layout import WEIGHTS, WORK
 from repro.runs.machine import commit_state, environment
@@ -109,8 +109,11 @@ class Run:
 
     def discard(self) -> None:
         """Remove what the ended run left in the work folder: it begins again."""
-        for name in ("record.json", "outcome.json", "rows.jsonl", *WEIGHTS):
-            (self.work_dir / name).unlink(missing_ok=True)
+        names = ("record.json", "outcome.json", "rows.jsonl", CLEANED, *WEIGHTS)
+        # One that was killed at its very end has left checkpoints.
+        checkpoints = self.work_dir.glob("checkpoint-*")
+        for path in (*(self.work_dir / name for name in names), *checkpoints):
+            path.unlink(missing_ok=True)
 
 
 def place_of(spec: RunSpec) -> str:

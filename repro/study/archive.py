@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -124,11 +124,14 @@ def _read_line(line: str, where: str) -> ArchivedRun:
 
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
-    """Write an archived run as a published one without bits, unless the folder holds a run."""
-    try:
-        read_record(folder / RECORD)
-    except LedgerError:
-        with replacing(folder) as partial:
-            (partial / ROWS).write_bytes(rows_text(rows))
-            (partial / ARCHIVED).touch()
-            write_record(partial / RECORD, record)
+    """Write an archived run as a published one without bits, unless the folder holds a run that was
+    made here, or this one.
+    """
+    with suppress(LedgerError):
+        there = read_record(folder / RECORD)
+        if there.files == record.files or not (folder / ARCHIVED).exists():
+            return
+    with replacing(folder) as partial:
+        (partial / ROWS).write_bytes(rows_text(rows))
+        (partial / ARCHIVED).touch()
+        write_record(partial / RECORD, record)

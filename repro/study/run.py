@@ -187,18 +187,19 @@ def train_models(
     ones. Archive and results of the study stay as they are. SpecError for a name without a model.
     """
     profiles = study_profiles(study)
+    # Of all seeds: what is none of these is removed.
     whole = [
         run
         for run in study_runs(study, profiles, "pretrain")
-        if (run.variant, run.seed) in chosen
         if study.variants[run.variant].models is None
     ]
-    allowed = list(dict.fromkeys(run.model_name for run in whole))
+    trained = [run for run in whole if (run.variant, run.seed) in chosen]
+    allowed = list(dict.fromkeys(run.model_name for run in trained))
     for of in names:
         if of not in allowed:
             raise SpecError(f"--models: {of} (allowed: {', '.join(allowed) or 'none'})")
 
-    due = [run for run in whole if run.model_name in names]
+    due = [run for run in trained if run.model_name in names]
     run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
     archive = archive_of(name)
     archived = {

@@ -38,7 +38,8 @@ def end_of_call(profile: str) -> Iterator[str]:
     elif (folder / "report.pdf").exists():
         yield f"PDF: {folder / 'report.pdf'}"
     else:
-        yield "PDF: none: no pdflatex is here (Debian: apt-get install texlive-latex-extra)"
+        packages = "texlive-latex-recommended lmodern"
+        yield f"PDF: none: no pdflatex is here (Debian: apt-get install {packages})"
 
 
 def lacks_pdf(profile: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from functools import partial
 
 from repro.launch import driver
-from repro.spec import Dataset, Objective, Stage
+from repro.spec import Dataset, Objective, SpecError, Stage
 from repro.study import run
 from repro.view.watch import watching
 from repro.view.watched import Watched
@@ -36,6 +36,14 @@ def study(
     again: Collection[str],
 ) -> None:
     """Make a study's runs, those of `again` anew, or its `models` alone, or say what is due."""
+    if (models or again) and dry_run:
+        allowed = "--seeds, --variants, --json"
+        raise SpecError(f"--dry-run: with --models or --again (allowed: {allowed})")
+    if models and again:
+        raise SpecError("--models: with --again (allowed: one of them)")
+    if as_json and not dry_run:
+        raise SpecError("--json: without --dry-run (allowed: both)")
+
     if dry_run:
         due = run.due_runs(name, seeds, variants)
         content = [of._asdict() for of in due]

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from repro.ledger import LedgerError, Row, RunRecord
 from repro.runs.layout import STATUS, WORK, results_dir
-from repro.runs.published import RECORD, ROWS, read_record
+from repro.runs.published import ARCHIVED, RECORD, ROWS, read_record
 from repro.spec import RunSpec, digest
 
 State = Literal["waiting", "queued", "running", "stopped", "done", "failed"]
@@ -213,8 +213,10 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     if not rows.exists():
         rows = work / ROWS
     changed = _time_of(rows)  # 0 where neither is there
-    # A run may be published once more, under another name, long after its end.
-    state.ended = _time_of(work / "record.json") or changed
+    # A run may be published once more, under another name, long after its end, and an archived one
+    # is written here without having run.
+    unpacked = (published / ARCHIVED).exists()
+    state.ended = _time_of(work / "record.json") or (0.0 if unpacked else changed)
     if changed and (row := last_row(rows, changed)):
         state.epoch = row.epoch
         state.loss = (row.train_loss or {}).get("loss")

@@ -75,9 +75,9 @@ class Board:
                 self._check_terminal()
                 self.tell()
                 size = self.console.size
-                live.update(
-                    block(self.look(), self.archived, size.width, size.height), refresh=True
-                )
+                if view := self._seen():
+                    drawn = block(view, self.archived, size.width, size.height)
+                    live.update(drawn, refresh=True)
         self._check_terminal()
         self.tell()
 
@@ -88,8 +88,10 @@ class Board:
 
     def lines(self) -> None:
         """Print what is new: what was said, stages, ended runs, and the whole once a minute."""
-        view = self.look()
+        view = self._seen()
         self.tell()
+        if view is None:
+            return
         if view.stage != self.stage:
             self.stage = view.stage
             if view.stage:
@@ -108,9 +110,18 @@ class Board:
                     self.say(f"warning: {state.name}: {state.warning}")
         self.console.file.flush()
 
+    def _seen(self) -> View | None:
+        """What there is to show; None where the machine refuses a look, as by a full disk."""
+        with suppress(OSError):
+            return self.look()
+        return None
+
     def tell(self) -> None:
-        """Print what was said."""
-        for line in self.said():
+        """Print what was said; where the machine refuses to say it now, at the next call."""
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = self.said()
+        for line in lines:
             self.say(line)
 
     def say(self, line: str) -> None:

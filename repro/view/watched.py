@@ -193,8 +193,11 @@ class Watched:
             return
         self.asked = time.monotonic()
         with suppress(LaunchError):
+            live = slurm.live_jobs(name)
+            if live is None:
+                return
             jobs: dict[str, Carrier] = {}
-            for job in slurm.live_jobs(name) or ():
+            for job in live:
                 state: Literal["queued", "running"]
                 state = "running" if job.state == "running" else "queued"
                 jobs |= dict.fromkeys(job.runs, Carrier(state, job.where))

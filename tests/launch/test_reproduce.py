@@ -115,6 +115,32 @@ def test_params_come_back_after_an_error_and_with_the_call_after_a_kill(here: Pa
         assert reproduce.PARAMS.read_text() == MINE
 
 
+def test_after_a_kill_the_next_call_is_of_the_users_profile(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def run_stages(profile: str, again: object) -> int:
+        called.append((profile, reproduce.PARAMS.read_text()))
+        return 0
+
+    monkeypatch.setattr(reproduce, "count_model", lambda profile: None)
+    monkeypatch.setattr(reproduce, "_run_stages", run_stages)
+    kill_amid_a_call()
+    assert reproduce.reproduce() == 0
+    assert called == [("paper", MINE)]
+
+
+@pytest.mark.parametrize("rest", ["didn't change, skipping", "is cached - skipping run, checking"])
+def test_a_stage_that_dvc_leaves_out_is_over(here: Path, rest: str) -> None:
+    reproduce.LOG.parent.mkdir(exist_ok=True)
+    reproduce.LOG.write_text(f"Stage 'data@smoke' {rest}\n")
+    call = Call("smoke", 0.0)
+    assert reproduce.Heard(reproduce.LOG, call).lines() == []
+    begun, ended = call.stages["data@smoke"]
+    assert ended == begun > 0
+
+
 @pytest.mark.parametrize("edit", [lambda text: "profile: x\n", lambda t: t.replace("e: s", "e: x")])
 def test_an_edit_of_params_stays(here: Path, edit: Callable[[str], str]) -> None:
     """Made during a call, or after the kill of one."""

@@ -400,6 +400,11 @@ def test_rates_that_gpu_check_measured_give_hours_of_their_own(
     _, evaluated, _ = content["evaluate"]
     assert evaluated == pytest.approx(seconds / 3600, rel=0.02)
 
+    # Nor in both arithmetics of a profile with two.
+    cleaning = {"clean.precision": "bf16"}
+    mixed = load_profile(costs.profile.name, overrides=cleaning)
+    assert forecast.measured_hours(replace(costs, profile=mixed)) is None
+
     # Nothing was measured in the arithmetic of this one.
     fast = load_profile("paper_lean")
     assert arithmetic("bf16", fast.pretrain) == "bf16 compiled fast"

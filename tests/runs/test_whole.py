@@ -110,6 +110,14 @@ def test_damage_in_the_work_folder_makes_the_run_again_with_a_line(
     assert not folder_of(run).exists()
 
 
+def test_a_run_that_begins_again_goes_on_from_no_checkpoint(run: Run) -> None:
+    """A kill at its very end may have left one."""
+    for name in ("checkpoint-12", "cleaned.safetensors"):
+        (run.work_dir / name).touch()
+    run.discard()
+    assert not [*run.work_dir.glob("checkpoint-*"), *run.work_dir.glob("*.safetensors")]
+
+
 @pytest.mark.parametrize("name", ["record.json", "outcome.json", "spec.json"])
 def test_a_damaged_file_is_absent(run: Run, capsys: pytest.CaptureFixture[str], name: str) -> None:
     path = run.work_dir / name

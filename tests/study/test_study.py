@@ -294,6 +294,21 @@ def test_an_unreadable_run_of_an_older_version_gives_way_to_the_archive(archive:
     assert read_run(folder) == (record, rows)
 
 
+def test_a_newer_archive_replaces_what_an_older_one_left_and_no_run_made_here(
+    archive: Path,
+) -> None:
+    (record, rows), (newer, other_rows) = read_archive(archive)[:2]
+    folder = Path("unpacked")
+    unpack_run(record, rows, folder)
+    unpack_run(newer, other_rows, folder)
+    assert read_run(folder) == (newer, other_rows)
+
+    made, made_record, _ = next(read_results(Path("made")))
+    before = (made / "run.json").read_bytes()
+    unpack_run(newer if made_record == record else record, rows, made)
+    assert (made / "run.json").read_bytes() == before
+
+
 def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Path) -> None:
     """A record's time is changed: only dvc.lock can tell."""
     lock(archive)

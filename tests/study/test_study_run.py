@@ -80,6 +80,24 @@ def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> Non
     assert started() == [model.run_id, gone[0].spec.run_id]
 
 
+def trained_models() -> list[str]:
+    return sorted(path.parent.name for path in Path("models").rglob("model.safetensors"))
+
+
+def test_a_model_that_is_trained_by_name_removes_none_of_another_seed(folder: Path) -> None:
+    write_study("lends", with_seeds([1, 2]))
+    for seed in (1, 2):
+        study_run.run_study("lends", seeds=[seed], models=["cc3m-mmcl"])
+    assert trained_models() == ["default-seed1", "default-seed2"]
+
+
+def test_a_study_removes_no_model_of_another_with_a_variant_of_its_name(folder: Path) -> None:
+    for name, seed in (("lends", 1), ("other", 2)):
+        write_study(name, with_seeds([seed]))
+        study_run.run_study(name)
+    assert trained_models() == ["default-seed1", "default-seed2"]
+
+
 def with_other_models(name: str) -> None:
     """As if another kind of machine had made the archive: its trainings left other weights."""
     runs = [

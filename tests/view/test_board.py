@@ -1,5 +1,6 @@
 """The board: what it shows at every size, and that nothing that happens to it harms the runs."""
 
+import errno
 import io
 import os
 import subprocess
@@ -138,6 +139,26 @@ def test_an_error_of_the_board_ends_the_board_alone(
     with drawing(board(broken)):
         time.sleep(0.1)
     assert "the board ended (KeyError: 'a bug'); the runs go on" in capsys.readouterr().err
+
+
+def test_a_look_that_the_machine_refuses_silences_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    looks = []
+
+    def refused_once() -> View:
+        looks.append(1)
+        if len(looks) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return a_view()
+
+    with drawing(board(refused_once)):
+        time.sleep(0.1)
+    print("what follows")
+    out = capfd.readouterr().out
+    assert "pre-train 1/2" in out
+    assert out.endswith("what follows\n")
 
 
 def test_no_thread_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,18 @@ def test_publishing_a_run_once_more_does_not_move_its_end(profile: Profile, laun
     assert read_states(keyed, RESULTS, {})[0].ended == before
 
 
+def test_an_archived_run_has_not_ended_when_it_was_unpacked(
+    profile: Profile, launch: Launch
+) -> None:
+    """Or a study would be expected to make the rest of its runs as fast."""
+    spec = clean_runs(profile)[0]
+    launch([spec])
+    shutil.rmtree("work")
+    (results_dir(spec, RESULTS) / spec.run_id / "archived").touch()
+    [state] = read_states([(spec, key_of(spec))], RESULTS, {})
+    assert (state.state, state.ended) == ("done", 0.0)
+
+
 def test_torn_files_hide_nothing(run: Run) -> None:
     for name in ("status.json", "record.json", "rows.jsonl"):
         (run.work_dir / name).write_text('{"step": ')
