@@ -18,7 +18,9 @@ from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 from repro.spec import Objective
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
-"""Verdicts by which MMCL + SSL models are not higher."""
+"""Verdicts by which MMCL + SSL models are not higher by what counts."""
+HIGHER = {*SUPPORTING, AGAINST[Verdict.SUPPORTED]} - {Verdict.NEGLIGIBLE}
+"""Verdicts by which they are."""
 REVERSAL = "reversal"
 """Study of which defence leaves less of stripes."""
 
@@ -76,7 +78,7 @@ def answer(
         harder,
         _cleaned(lost, found),
         deployed,
-        *_other_defences(defences, hypotheses.get(REVERSAL, [])),
+        *_other_defences(defences, left.negligible, hypotheses.get(REVERSAL, [])),
         _range_of(len(verdicts.confirmed_seeds), found),
         Line(
             "Are the models safe to use?",
@@ -164,7 +166,9 @@ def _harder(
 
 def _levels(measure: MeasureVerdict, objective: Objective) -> str:
     """The lowest and the highest setting, of the models of one objective."""
-    return _range(getattr(cell, objective).mean for cell in _first(measure))
+    every: list[Estimate] = [getattr(cell, objective) for cell in _first(measure)]
+    every.sort(key=lambda of: of.mean)
+    return " to ".join(f"{_bound(of)}{percent(of.mean)}" for of in (every[0], every[-1]))
 
 
 def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float], str]) -> str:
@@ -190,12 +194,12 @@ def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
     )
     paper = lost.paper or {}
     like = {
-        label(cell.dataset): (cell.difference.mean, paper[cell.dataset])
+        label(cell.dataset): (cell.difference, paper[cell.dataset])
         for cell in _first(lost)
         if cell.clean_size == "100k" and cell.dataset in paper
     }
     if like:
-        ours = [f"{percent(found)} ({name})" for name, (found, _) in like.items()]
+        ours = [f"{_bound(of)}{percent(of.mean)} ({name})" for name, (of, _) in like.items()]
         printed = [f"{100 * value:.0f}" for _, value in like.values()]
         text += (
             f" In the 100K settings it is {' and '.join(ours)}; in the paper "
@@ -227,15 +231,14 @@ def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Li
         f"{len(signs)} pairs of equal seed and setting, by {_points(main, ' points')}. Before "
         f"cleaning its accuracy is {before[0]}%, that of the MMCL model {before[1]}%."
     )
-    word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
+    word = _better(accuracy, main)
     matched = [of for of in found if of.name == MATCHED and accuracy.measure in of.differences]
     for condition in matched:
         difference = condition.differences[accuracy.measure]
-        low, high = difference.interval or (-1.0, 1.0)
-        alike = ": neither is ahead" if low <= 0 <= high else ""
         text += (
             " At about equal cost, against MMCL models of twice the epochs, the difference is "
-            f"{_points(difference, ' points')}{alike} ({condition.settings})."
+            f"{_points(difference, ' points')}{_ahead(difference, accuracy.negligible)} "
+            f"({condition.settings})."
         )
     if word in DEPLOYED:
         text += (
@@ -245,20 +248,45 @@ def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Li
     return Line(question, word, text)
 
 
+def _better(accuracy: MeasureVerdict, difference: Estimate) -> str:
+    """Whether MMCL alone is: not where MMCL + SSL models are higher, and only where they are surely
+    lower.
+    """
+    if _word([accuracy.verdict]) == "yes":
+        return "no"
+    limits = difference.limits
+    lower = accuracy.verdict in LOWER and limits is not None and limits[1] < 0
+    return "yes" if lower else "undecided"
+
+
+def _ahead(difference: Estimate, negligible: float) -> str:
+    """Whether one model is surely ahead, or surely by next to nothing."""
+    if difference.limits is None:
+        return ""
+    low, high = difference.limits
+    if -negligible < low and high < negligible:
+        return ": neither is ahead"
+    return ": which is ahead is not decided" if low <= 0 <= high else ""
+
+
 def _other_defences(
-    defences: Sequence[Condition], reversal: Sequence[JudgedHypothesis]
+    defences: Sequence[Condition], negligible: float, reversal: Sequence[JudgedHypothesis]
 ) -> Iterator[Line]:
-    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate."""
-    if not defences:
+    """How much more is left on MMCL + SSL models, by what cleaned them at the same rate.
+
+    Nothing where only CleanCLIP is there.
+    """
+    if len(defences) < 2:
         return
 
     left = {of.says: of.differences["asr_left_at_rate"] for of in defences}
     told = [f"{_points(of, ' points')} when {says}" for says, of in left.items()]
     *_, last = left.values()
-    low, _ = last.interval or (0.0, 0.0)
+    low, high = last.limits or (-1.0, 1.0)
+    word = "yes" if low > 0 else "not for the one that was tried"
     yield Line(
         "Does it hold for another defence?",
-        "yes" if low > 0 else "not for the one that was tried",
+        word if low > 0 or high < negligible else "undecided",
         f"On {last.seeds} other seeds the ASR of MMCL + SSL models is higher than that of MMCL "
         f"models by {' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb "
         f"and Recover, a later defence).{_reversed(reversal)}",
@@ -291,7 +319,7 @@ def _range_of(seeds: int, found: Sequence[Condition]) -> Line:
             f" Each of the {others.seeds} other draws has a seed of its own: their intervals hold "
             "the spread of draws and of seeds, all others that of seeds alone."
         )
-    text += " Not shown: the paper's scale, backdoors without a patch."
+    text += " Not among them: the paper's scale, backdoors without a patch."
     return Line("What do these numbers range over?", f"mainly {over} at small scale", text)
 
 
@@ -300,8 +328,8 @@ def _factor(of: Estimate) -> str:
 
 
 def _word(verdicts: Sequence[str]) -> str:
-    """Whether MMCL + SSL models are the higher ones by all of these verdicts."""
-    if all(verdict in {*SUPPORTING, *AGAINST.values()} - set(LOWER) for verdict in verdicts):
+    """Whether MMCL + SSL models are the higher ones by all of these verdicts, by what counts."""
+    if all(verdict in HIGHER for verdict in verdicts):
         return "yes"
     return "no" if all(verdict in LOWER for verdict in verdicts) else "undecided"
 

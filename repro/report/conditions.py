@@ -72,14 +72,15 @@ def by_defence(entries: Sequence[Beside]) -> list[Condition]:
 
 
 def _confirmed(measures: Sequence[MeasureVerdict]) -> Iterator[Condition]:
-    """One a comparator."""
+    """One a comparator; without the measures that some setting lacks."""
     cells = [cell for measure in measures for cell in measure.cells]
+    settings = {(cell.dataset, cell.clean_size) for cell in cells}
     for comparator in dict.fromkeys(cell.comparator for cell in cells):
         found = {}
         for measure in measures:
             of = [cell.difference for cell in measure.cells if cell.comparator == comparator]
             # A seed without a cleaned model has no accuracy of it.
-            if mean := mean_of(of):
+            if len(of) == len(settings) and (mean := mean_of(of)):
                 found[measure.measure] = mean
         yield _condition(comparator, GROUPS.get(comparator, comparator), _settings(cells), found)
 

@@ -77,6 +77,8 @@ def build_document(
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
+    # Nothing of the confirmation is told before it is whole.
+    confirmed = judged.confirmed_seeds if judged.confirmed else []
     about = studied(studies, by_arm, profile.evaluate.confidence)
     of_draws = draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name))
     hypotheses = stated_hypotheses(studies, by_arm)
@@ -123,7 +125,7 @@ def build_document(
         "mechanism": mechanism(
             frame,
             context.rate,
-            {*judged.seeds, *judged.confirmed_seeds, *experimental_seeds(studies)},
+            {*judged.seeds, *confirmed, *experimental_seeds(studies)},
         ),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **vars(about),

@@ -46,7 +46,9 @@ class DrawRow:
     seeds: Estimate | None
     """Over the seeds of one draw, at the same learning rates; None without them."""
     ratio: Ratio | None
-    """Variance over draws by that over seeds; None for too few of either."""
+    """Variance over draws by that over seeds; None for too few of either, or where values are
+    bounds.
+    """
     share: Ratio | None
     """Of the variance over draws that is the draw's own: 1 less the inverse of the ratio, no less
     than 0."""
@@ -116,7 +118,10 @@ def draws(
 
 
 def _ratio(of_draws: Mapping[int, Value], of_seeds: Mapping[int, Value]) -> Ratio | None:
+    every = [*of_draws.values(), *of_seeds.values()]
     if min(len(of_draws), len(of_seeds)) < FEWEST_SEEDS:
+        return None
+    if any(of.at_least or of.at_most for of in every):
         return None
     above = variance(of.value for of in of_draws.values())
     below = variance(of.value for of in of_seeds.values())

@@ -312,12 +312,12 @@ def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
 def _hypothesis(
     study: Study, hypothesis: Hypothesis, contrast: Contrast, result: Tested
 ) -> JudgedHypothesis:
-    # Bounds are taken as values.
-    values = {seed: Value(total.value) for seed, total in result.total.items()}
-    found = estimate(values) if values else None
+    found = estimate(result.total) if result.total else None
     verdict, needed = Verdict.INCOMPLETE, None
-    if found and values.keys() >= _planned(study, hypothesis):
-        verdict = judge(contrast, found.limits, result.p_holm)
+    if found and result.total.keys() >= _planned(study, hypothesis):
+        # Bounds are taken as values.
+        limits = estimate({seed: Value(of.value) for seed, of in result.total.items()}).limits
+        verdict = judge(contrast, limits, result.p_holm)
     if found and verdict == Verdict.UNDECIDED and found.interval:
         family = [other for other in study.hypotheses if other.family == hypothesis.family]
         spread = stdev(found.by_seed.values())

@@ -259,10 +259,11 @@ def hero(document: Document) -> Hero | None:
 
 
 def controls_hold(document: Document) -> bool:
-    """Return whether the positive control holds in every setting."""
+    """Return whether the positive control holds in every setting, by never-poisoned twins."""
     verdicts = verdicts_of(document)
     lost = verdicts.measure("lost_at_cap") if verdicts else None
-    return bool(lost) and all(cell["control"]["holds"] for cell in (lost or {})["cells"])
+    controls = [cell["control"] for cell in lost["cells"]] if lost else []
+    return bool(controls) and all(of["holds"] and of["twin"] for of in controls)
 
 
 def pairs_of_runs(document: Document) -> tuple[int, int]:

@@ -232,8 +232,6 @@ class MechanismModel:
     loss_mmcl: float
     """Mean over the steps before the first evaluation, as the next one."""
     loss_ssl: float
-    first_epoch: float
-    """Where the first evaluation was."""
     asr_left: float
     """At the end."""
 
@@ -300,7 +298,6 @@ def _model(runs: pd.DataFrame) -> MechanismModel:
         seed=last.seed,
         loss_mmcl=first.loss_mmcl,
         loss_ssl=first.loss_ssl,
-        first_epoch=first.epoch,
         asr_left=last.asr,
     )
 

@@ -325,8 +325,6 @@ def _judged_cells(
         measure.of,
         terms={},
         counts=(rule.negligible, math.inf),
-        # A difference over all settings is a mean, and so is what it is compared with.
-        paper=[*papers.values()],
         level=rules.level,
     )
     contrasts = []
@@ -337,24 +335,25 @@ def _judged_cells(
             replace(general, terms=comparison.terms, paper=paper, family=of.comparator)
         )
     results = tested(contrasts, evaluations)
+    comparators = [*dict.fromkeys(contrast.family for contrast in contrasts)]
 
     cells: list[CellVerdict] = []
     pooled: list[CellVerdict] = []
-    for comparator in dict.fromkeys(contrast.family for contrast in contrasts):
+    for comparator in comparators:
         own: list[CellVerdict] = []
-        terms: dict[Models, float] = {}
+        settings = 0
         for comparison, contrast, result in zip(comparisons, contrasts, results, strict=True):
             if contrast.family == comparator:
-                terms |= contrast.terms
+                settings += 1
                 if result.total:
                     own.append(_cell(measure, comparison, contrast, result))
         cells += own
         # A mean over some of the settings would not be what the rules pool.
-        if len(terms) == 2 * len(own):
-            mean = {models: weight / len(own) for models, weight in terms.items()}
-            over_all = replace(general, terms=mean, family=comparator)
-            pooled += _pooled(own, over_all, measure)
-    _judge_against_all([*cells, *pooled])
+        if settings == len(own):
+            known = [papers[cell.dataset] for cell in own if cell.dataset in papers]
+            paper = known if len(known) == settings else []
+            pooled += _pooled(own, replace(general, paper=paper, family=comparator), measure)
+    _judge_against_all([*cells, *pooled], comparators)
     return cells, pooled
 
 
@@ -424,13 +423,15 @@ def _pooled(
     yield pooled
 
 
-def _judge_against_all(cells: Sequence[CellVerdict]) -> None:
+def _judge_against_all(cells: Sequence[CellVerdict], comparators: Sequence[str]) -> None:
     """A verdict other than "undecided" holds only if it holds against every comparator.
 
-    Of two that support the claim, the weaker one does.
+    Of two that support the claim, the weaker one does. A comparator without the measure decides
+    nothing.
     """
     for cell in cells:
-        alone = {
+        alone: dict[str, str] = dict.fromkeys(comparators, Verdict.UNDECIDED)
+        alone |= {
             other.comparator: other.alone
             for other in cells
             if (other.dataset, other.clean_size) == (cell.dataset, cell.clean_size)

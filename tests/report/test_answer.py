@@ -22,7 +22,7 @@ from repro.report.pages.tables import conditions
 from repro.report.scales import larger_scale
 from repro.report.studies import read_study_results, whole_seeds
 from repro.report.verdicts import verdicts
-from tests.support.curves import arm, evaluated
+from tests.support.curves import CONTEXT, arm, evaluated
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +136,28 @@ def test_every_condition_is_told_by_the_same_measures(archived: Answer, root: Pa
         assert rows in (root / page).read_text(), page
 
 
+def test_an_estimate_over_fewer_seeds_than_its_condition_says_so() -> None:
+    of = {"mean": 0.1, "interval": [0.0, 0.2], "at_least": False, "at_most": False}
+    differences = {"asr_left_at_rate": of | {"seeds": 5}, "lost_at_cap": of | {"seeds": 3}}
+    row = {"says": "x", "settings": "y", "seeds": 5, "exploratory": False}
+    table = conditions({"conditions": [row | {"differences": differences}]}).markdown()
+    assert "| +10.0 [0.0, 20.0] |" in table
+    assert "| +10.0 [0.0, 20.0], 3 seeds |" in table
+
+
 def confirmed(
     claims: Claims,
     outcome: Any,
     of_draws: Draws | None = None,
     hypotheses: Mapping[str, Sequence[JudgedHypothesis]] | None = None,
+    further: Sequence[pd.DataFrame] = (),
 ) -> Answer:
-    """The answer if all arms of the confirmation behave like `outcome`."""
+    """The answer if all arms of the confirmation behave like `outcome`; `further` are others."""
     seeds = claims.rules.seeds["mini"]
     arms = claims.comparisons.confirmed["mini"]
     names = sorted({arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins})
     frames = [arm(outcome, seeds, name) for name in names]
-    evaluations = evaluated(pd.concat(frames, ignore_index=True))
+    evaluations = evaluated(pd.concat([*frames, *further], ignore_index=True))
     done = {name.split("/")[0]: seeds for name in names}
 
     judged = verdicts(evaluations, claims, "mini", done, "exact")
@@ -155,6 +165,34 @@ def confirmed(
     found = answer(judged, of_draws, 5e-4, hypotheses or {}, [])
     assert found is not None
     return found
+
+
+def of_defences(claims: Claims, *outcomes: Any) -> str:
+    """Whether it holds for another defence, if cleaning on five seeds ends like `outcomes`."""
+    arms = claims.comparisons.beside["mini"].values()
+    frames = [
+        arm(outcome, range(25, 30), name, rates=[CONTEXT.rate])
+        for name, outcome in zip(arms, outcomes, strict=False)
+    ]
+    lines = confirmed(claims, lambda *_: (0.4, 0.01), further=frames).lines
+    answers = {line.question: line.answer for line in lines}
+    return answers.get("Does it hold for another defence?", "")
+
+
+def test_another_defence_is_told_by_what_its_interval_shows(claims: Claims) -> None:
+    def clean(*_: Any) -> tuple[float, float]:
+        return 0.4, 0.01
+
+    def more(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        return 0.4, 0.01 if objective == "mmcl" else 0.5 + 0.01 * seed
+
+    def between(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        return 0.4, 0.5 if objective == "mmcl" else 0.9 * (seed % 2)
+
+    assert of_defences(claims, more, more) == "yes"
+    assert of_defences(claims, more, clean) == "not for the one that was tried"
+    assert of_defences(claims, more, between) == "undecided"
+    assert of_defences(claims, more) == ""
 
 
 def test_other_data_give_another_answer(claims: Claims) -> None:
@@ -170,6 +208,7 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     assert worst.lines[1].answer == "no"
     assert "0 of 30" in worst.lines[1].says
     assert "takes at least" in worst.lines[0].says
+    assert "They lose at least" in worst.lines[1].says
 
     # No rate cleans the models of either objective: the control fails.
     neither = confirmed(claims, lambda *_: (0.4, 0.5))
@@ -178,6 +217,7 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
 
     alike = confirmed(claims, lambda *_: (0.4, 0.01))
     assert alike.lines[0].answer in ("no", "undecided")
+    assert alike.lines[2].answer == "undecided"
     assert "at least" not in alike.lines[0].says
     assert "as the paper says" not in alike.headline
 

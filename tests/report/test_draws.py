@@ -95,6 +95,16 @@ def test_of_too_few_draws_there_is_no_share(confirmed: Arms) -> None:
     assert of["draws"] == 2
 
 
+def test_of_bounds_there_is_no_ratio_of_variances(confirmed: Arms) -> None:
+    """No rate cleans any model, so that every learning rate is a bound."""
+    rows = found(confirmed, whole_names(), set())["rows"]
+    rates = [of for of in rows if of["measure"] == "rate_doublings"]
+    assert rates
+    for of in rates:
+        assert of["difference"]["at_least"]
+        assert of["ratio"] is None
+
+
 def test_an_unfinished_study_is_marked(confirmed: Arms) -> None:
     whole = found(confirmed, whole_names(), set())
     assert whole["complete"] == 10

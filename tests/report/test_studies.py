@@ -486,6 +486,21 @@ def test_no_verdict_until_all_seeds_are_there() -> None:
     assert {row.sum.seeds for row in judged if row.sum} == {4}
 
 
+def test_a_bound_counts_as_a_value_and_is_shown_as_one() -> None:
+    """No rate cleans the MMCL + SSL models."""
+    study = load_study("scenes")
+    left = {"scenes/mmcl": 0.01, "scenes/mmcl_ssl": 0.9}
+    frame = study_frame(left, study.variants["scenes"].seeds)
+    place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
+    evaluations = Evaluations(frame.assign(**place), CONTEXT)
+
+    rates = judged_hypotheses("scenes", study, evaluations)[1]
+
+    assert rates.measure == "rate_doublings"
+    assert rates.sum is not None
+    assert rates.sum.at_least
+
+
 def test_the_frontier_is_chosen_on_validation_and_read_on_test_images() -> None:
     states = [
         {"validation_accuracy": 0.40, "validation_asr": 0.9, "test_asr": 0.8},

@@ -213,6 +213,33 @@ def test_a_shift_of_two_doublings_is_supported_and_costs_what_a_rate_costs(claim
     assert {measure.scope for measure in found} == {"exact"}
 
 
+def test_the_mean_of_one_dataset_is_compared_with_the_papers_of_that_dataset(
+    claims: Claims,
+) -> None:
+    rules = claims.rules.model_copy(update={"cells": [("cc6m", "100k"), ("cc6m", "200k")]})
+    evaluations = evaluations_of(arm(curve(2, noise=0.1), range(6)))
+    rates = measure(cell_verdicts(evaluations, ONE, rules, "exact"), "rate_doublings")
+    assert {cell.verdict for cell in rates.values()} == {"supported, smaller than the paper's"}
+
+
+def test_a_comparator_without_the_measure_decides_nothing(claims: Claims) -> None:
+    """No rate cleans the second kind of MMCL models, which then has no accuracy when cleaned."""
+
+    def better(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        return (0.4 if objective == "mmcl" else 0.5) + 0.001 * seed, 0.01
+
+    never = arm(lambda *_: (0.4, 0.9), range(6), "made/hard", objectives=["mmcl"])
+    comparators = {"up": "made/up", "hard": "made/hard"}
+    arms = Arms(mmcl_ssl="made/up", mmcl=comparators)
+    evaluations = evaluations_of(arm(better, range(6)), never)
+
+    judged = cell_verdicts(evaluations, arms, claims.rules, "exact")
+
+    (accuracy,) = (of for of in judged if of.measure == "accuracy_at_cap")
+    assert {cell.comparator for cell in accuracy.cells} == {"up"}
+    assert {cell.verdict for cell in accuracy.cells} == {"undecided"}
+
+
 def test_a_measure_that_speaks_against_the_paper_supports_nothing(claims: Claims) -> None:
     def better(objective: str, seed: int, rate: float) -> tuple[float, float]:
         accuracy, asr = curve(0, noise=0.1)(objective, seed, rate)

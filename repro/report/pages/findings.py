@@ -27,6 +27,7 @@ from repro.report.pages.tables import (
     conditions,
     controls,
     draws,
+    fewer_seeds,
     hypotheses,
     measure_words,
 )
@@ -133,7 +134,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         made["answer"] = "\n".join([f"**{said['headline']}**", "", *lines]).replace("−", "-")
     if family := about.effects_family:
         made["effects"] = (
-            f"Of {family.tested} effects in all studies, {family.intervals_beyond_zero} have an "
+            f"Of {family.tested} effects, {family.intervals_beyond_zero} have an "
             f"interval that leaves zero out, where chance alone would make {family.by_chance:.0f} "
             f"do so; {family.decided} have a q value of at most {LEVEL}."
         )
@@ -194,20 +195,30 @@ def _by_setting(measure: Entry) -> dict[str, Entry]:
 def _verdicts(measures: Sequence[Entry]) -> Table:
     """The differences by measure, a column a setting, against the first comparator."""
     by_setting = [_by_setting(measure) for measure in measures]
+    seeds = _most_seeds(measures)
     columns = [Column("measure", _measure)]
     for setting in dict.fromkeys(name for cells in by_setting for name in cells):
         weak = any("weak backdoor" in of.get(setting, {"marks": []})["marks"] for of in by_setting)
         head = "mean of the settings" if setting == ALL else setting
         mark = " (weak backdoor)" if weak and setting != ALL else ""
-        columns.append(Column(head + mark, partial(_verdict_in, setting)))
+        columns.append(Column(head + mark, partial(_verdict_in, setting, seeds)))
     return Table("verdicts", "Verdicts", columns, measures)
 
 
-def _verdict_in(setting: str, measure: Entry) -> str | None:
+def _most_seeds(measures: Sequence[Entry]) -> int:
+    """Seeds of the measure that has the most."""
+    return max(
+        (cell["difference"]["seeds"] for measure in measures for cell in measure["cells"]),
+        default=0,
+    )
+
+
+def _verdict_in(setting: str, seeds: int, measure: Entry) -> str | None:
     cell = _by_setting(measure).get(setting)
     if cell is None:
         return None
-    return f"{digits(cell['difference'], measure['unit'])}: {cell['verdict']}"
+    of = cell["difference"]
+    return f"{digits(of, measure['unit'])}{fewer_seeds(of, seeds)}: {cell['verdict']}"
 
 
 def _defences(beside: Sequence[Entry]) -> Table:
@@ -218,8 +229,9 @@ def _defences(beside: Sequence[Entry]) -> Table:
 
 
 def _within(measures: Sequence[Entry], row: Entry) -> str | None:
+    seeds = _most_seeds(measures)
     cells = [
-        digits(cell["difference"], row["unit"])
+        digits(cell["difference"], row["unit"]) + fewer_seeds(cell["difference"], seeds)
         for measure in measures
         if measure["measure"] == row["measure"]
         for cell in measure["cells"]

@@ -79,7 +79,7 @@ def compile_pdf(out: Path, document: Document) -> bool:
     if program is None:
         print(
             "report: no pdflatex found, so report.tex is not compiled (Debian: "
-            "texlive-latex-recommended, texlive-latex-extra, texlive-science, lmodern)",
+            "apt-get install texlive-latex-recommended lmodern)",
             file=sys.stderr,
         )
         return (out / "report.pdf").is_file()
