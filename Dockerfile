@@ -24,7 +24,7 @@ USER repro
 WORKDIR /project
 
 # The environment first: a layer that only pyproject.toml, constraints.txt and setup.sh can make stale.
-# EXTRAS=node: the image has no npm. PIP_EXTRA_INDEX_URL may name an index with other builds of torch.
+# The image has no npm, so that setup.sh adds the extra `node`. PIP_EXTRA_INDEX_URL may name an index with other builds of torch.
 ARG PIP_EXTRA_INDEX_URL=
 ARG EXTRAS=test,tracking
 ENV EXTRAS=${EXTRAS}
