@@ -429,11 +429,10 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     if not MEASURED.exists():
         return None
     content = json.loads(MEASURED.read_bytes())
-    specs = [work.spec for work in forecast.works]
-    spec = specs[0]
-    of = content["flops"].get(arithmetic(spec.precision, spec))
-    same = {arithmetic(each.precision, each) for each in specs}
-    if of is None or len(same) > 1 or spec.evaluation_precision != spec.precision:
+    spec = forecast.works[0].spec
+    [kind, *others] = {arithmetic(work.spec.precision, work.spec) for work in forecast.works}
+    of = content["flops"].get(kind)
+    if of is None or others or spec.evaluation_precision != spec.precision:
         return None
 
     # A device with a peak of 1 TFLOP/s, of which the towers and evaluations have these multiples.

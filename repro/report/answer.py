@@ -166,9 +166,7 @@ def _harder(
 
 def _levels(measure: MeasureVerdict, objective: Objective) -> str:
     """The lowest and the highest setting, of the models of one objective."""
-    every: list[Estimate] = [getattr(cell, objective) for cell in _first(measure)]
-    every.sort(key=lambda of: of.mean)
-    return " to ".join(f"{_bound(of)}{percent(of.mean)}" for of in (every[0], every[-1]))
+    return _ends([getattr(cell, objective) for cell in _first(measure)], percent)
 
 
 def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float], str]) -> str:
@@ -176,9 +174,13 @@ def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float]
     others = [of.differences[measure] for of in found[1:] if measure in of.differences]
     if not others:
         return ""
-    ends = [end(others, key=lambda of: of.mean) for end in (min, max)]
-    least, most = (f"{_bound(of)}{words(of.mean)}" for of in ends)
-    return f", and {least} to {most} under other conditions"
+    return f", and {_ends(others, words)} under other conditions"
+
+
+def _ends(estimates: Sequence[Estimate], words: Callable[[float], str]) -> str:
+    """The least and the most of several means."""
+    ends = [end(estimates, key=lambda of: of.mean) for end in (min, max)]
+    return " to ".join(f"{_bound(of)}{words(of.mean)}" for of in ends)
 
 
 def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
@@ -283,10 +285,14 @@ def _other_defences(
     told = [f"{_points(of, ' points')} when {says}" for says, of in left.items()]
     *_, last = left.values()
     low, high = last.limits or (-1.0, 1.0)
-    word = "yes" if low > 0 else "not for the one that was tried"
+    word = "undecided"
+    if low > 0:
+        word = "yes"
+    elif high < negligible:
+        word = "not for the one that was tried"
     yield Line(
         "Does it hold for another defence?",
-        word if low > 0 or high < negligible else "undecided",
+        word,
         f"On {last.seeds} other seeds the ASR of MMCL + SSL models is higher than that of MMCL "
         f"models by {' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb "
         f"and Recover, a later defence).{_reversed(reversal)}",

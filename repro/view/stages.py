@@ -42,7 +42,7 @@ def study(
     if models and again:
         raise SpecError("--models: with --again (allowed: one of them)")
     if as_json and not dry_run:
-        raise SpecError("--json: without --dry-run (allowed: both)")
+        raise SpecError("--json: without --dry-run (allowed: with it)")
 
     if dry_run:
         due = run.due_runs(name, seeds, variants)

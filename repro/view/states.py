@@ -215,8 +215,8 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     changed = _time_of(rows)  # 0 where neither is there
     # A run may be published once more, under another name, long after its end, and an archived one
     # is written here without having run.
-    unpacked = (published / ARCHIVED).exists()
-    state.ended = _time_of(work / "record.json") or (0.0 if unpacked else changed)
+    published_at = 0.0 if (published / ARCHIVED).exists() else changed
+    state.ended = _time_of(work / "record.json") or published_at
     if changed and (row := last_row(rows, changed)):
         state.epoch = row.epoch
         state.loss = (row.train_loss or {}).get("loss")

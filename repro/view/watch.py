@@ -117,7 +117,7 @@ class Board:
         return None
 
     def tell(self) -> None:
-        """Print what was said; where the machine refuses to say it now, at the next call."""
+        """Print what was said, unless the machine refuses to say it."""
         lines: list[str] = []
         with suppress(OSError):
             lines = self.said()

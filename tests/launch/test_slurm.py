@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,22 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
         launch(clean_runs(profile)[:1])
     assert capsys.readouterr().out.count("squeue fails; asked again") == 1
     assert not list(Path("work/jobs").glob("*"))
+
+
+def test_a_job_that_is_gone_at_the_first_look_is_looked_for_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record may come later than the news of its end."""
+    submitted: list[int] = []
+    run: Any = SimpleNamespace(fingerprint="f", has_ended=False, work_dir=tmp_path)
+    monkeypatch.setattr(slurm, "submit", lambda name, jobs, worker: submitted.append(len(jobs)))
+    monkeypatch.setattr(
+        slurm, "queues", lambda runs, nodes: [[SimpleNamespace(runs=[of])] for of in runs]
+    )
+    submitter = slurm.Submitter("jobs", "worker")
+    for looks in (1, 1, 2, 2):
+        submitter.submit_lost([run], [])
+        assert len(submitted) == looks
 
 
 def test_a_job_that_slurm_has_not_looked_at_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
