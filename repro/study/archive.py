@@ -35,21 +35,28 @@ class ArchivedRun(NamedTuple):
 
 
 def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> None:
-    """Write the runs in the order of stage, model name and run id."""
-    lines = {}
-    for record, rows in runs:
+    """Write the runs in the order of stage, model name and run id.
+
+    An archive of these very runs stays as it is: an older version may have left out fields that
+    records have today.
+    """
+    held = {_place(record): ArchivedRun(record, rows) for record, rows in runs}
+    if path.exists() and held == {_place(run.record): run for run in read_archive(path)}:
+        return
+
+    lines = []
+    for _, (record, rows) in sorted(held.items()):
         # Columns that name the run stand once, in its record.
         names = set(identity_of(record.spec, record.fingerprint))
         content = {
             "run": record.model_dump(mode="json"),
             "rows": [row.model_dump(mode="json", exclude=names) for row in rows],
         }
-        lines[_place(record)] = json.dumps(content) + "\n"
+        lines.append(json.dumps(content) + "\n")
 
     # No time in the header of gzip: equal runs give equal bytes.
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(lines[place] for place in sorted(lines))
-    replace_file(path, gzip.compress(text.encode(), mtime=0))
+    replace_file(path, gzip.compress("".join(lines).encode(), mtime=0))
 
 
 @contextmanager
