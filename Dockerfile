@@ -1,9 +1,11 @@
 # The study in a container: `docker build -t repro .`, then
-#   docker run --rm --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
+#   docker run --name study --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
+#   docker cp study:/project/report/build .
 #   docker run --rm repro make test FAST=1
 # Without a GPU: `docker build --build-arg BASE=debian:13-slim -t repro .`, then
 #   docker run --name study repro && docker cp study:/project/report/build .
-# The first `run` is `make reproduce`; compose.yaml keeps its results. --ipc=host: loader processes and NCCL hand batches over in
+# The first `run` is `make reproduce`; after a kill `docker start -a study` goes on. compose.yaml keeps all results in volumes.
+# --ipc=host: loader processes and NCCL hand batches over in
 # shared memory, of which a container has 64 MB otherwise. memlock is for pinned memory. The volume has what the user brings for `paper`.
 #
 # A CUDA base gives the driver libraries' mount points and refuses drivers that are too old; torch brings its own CUDA

@@ -1,5 +1,6 @@
 """`python -m repro.check data FOLDER`: rates of shards and cores against what GPUs take."""
 
+import resource
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,28 @@ def test_it_reads_and_decodes_a_folder_of_shards(
     ended = CliRunner().invoke(gpu_check.main, ["data", str(tmp_path / "empty")])
     assert ended.exit_code == 1
     assert "no images in .tar files" in ended.output
+
+
+def test_a_reader_has_fewer_files_open_than_systems_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror has 1,300 shards, and a usual limit is 1,024 files."""
+    monkeypatch.setattr(reading, "SECONDS", 0.01)
+    write_pairs(tmp_path, 1, 1, seed=1)
+    (shard,) = tmp_path.glob("*.tar")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        assert reading._reader([shard] * 1300, 100, 0) > 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_damaged_shard_is_no_sample(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 60, 30, seed=1)
+    first, second = sorted(tmp_path.glob("*.tar"))
+    first.write_bytes(b"<html>" * 1000)
+    assert len(reading._sample([first, second])) == 30
 
 
 @pytest.mark.parametrize(("rate", "enough"), [(60_000.0, True), (30_000.0, False)])

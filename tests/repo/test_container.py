@@ -148,6 +148,17 @@ def test_the_image_has_what_binds_ranks_and_builds_kernels(root: Path) -> None:
     assert {"numactl", "gcc", "python3-dev"} <= set(install[1].split())
 
 
+def test_no_folder_that_git_ignores_gets_into_the_image(root: Path) -> None:
+    """Models of a study carry backdoors, and weigh gigabytes."""
+    ignored, sent = (
+        {line.strip("/*") for line in (root / name).read_text(encoding="utf-8").splitlines()}
+        for name in (".gitignore", ".dockerignore")
+    )
+    folders = {name for name in ignored if name and name[0] not in "#!"}
+    # The report of `mini` lies in git, with its metrics; the results of studies do too.
+    assert folders - sent <= {"report/metrics", "results/studies", "__pycache__", "*.egg-info"}
+
+
 def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(root: Path) -> None:
     services = read(root / "compose.yaml")["services"]
     for service in services.values():

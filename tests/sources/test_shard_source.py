@@ -94,6 +94,23 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
         assert account["listed"] == added_up(account)
 
 
+def test_shards_that_no_pair_is_taken_from_leave_a_store_as_it_is(profile, tmp_path):
+    """cc6m is the first pairs: what is fetched behind them, or deleted there, changes no run."""
+    out = tmp_path / "out"
+    source = profile.data.source.model_copy(
+        update={"selection": {"cc3m": "keyed", "cc6m": "first"}}
+    )
+    profile = with_data(profile, source=source)
+    build_external(profile, out)
+    before = PairStore.open(out / "cc6m").content_hash
+
+    write_tar(tmp_path / "cc6m/00001.tar", pairs([90, 91]))
+    build_external(profile, fresh(out))
+    store = PairStore.open(out / "cc6m")
+    assert store.content_hash == before
+    assert sum(shard.count for shard in store.shards) == len(store) == 8
+
+
 def test_a_dataset_that_was_not_brought_is_left_out(profile, tmp_path, capsys, monkeypatch):
     """CC3M alone: its store is whole, the place of the other says why it is empty."""
     out = tmp_path / "out"
@@ -130,7 +147,7 @@ def test_fewer_pairs_than_wanted_are_a_larger_poisoned_share(profile, tmp_path, 
 
 
 def added_up(account: dict) -> int:
-    apart = ("listed", "wanted", "shards")
+    apart = ("listed", "wanted", "shards", "faulty_shards")
     return sum(number for name, number in account.items() if name not in apart)
 
 
@@ -143,6 +160,7 @@ def test_every_row_is_counted_by_its_fate(profile, tmp_path):
     assert account == {
         "listed": 14,
         "shards": {"read": 2},
+        "faulty_shards": [],
         "not_an_image": 1,
         "duplicate": 1,
         "surplus": 4,
@@ -167,7 +185,7 @@ def test_the_first_rows_of_a_list_are_those_of_the_first_names_whatever_their_or
     [
         ("0.JPEG", None, r"5 usable .* of 5 \(allowed: 6\); 1 classes .* 'goldfish' with 1; not"),
         ("2.JPEG", png(5), r"7 usable images of 7 \(allowed: 6\)"),
-        ("0.JPEG", b"<html>", r"5 usable images of 6 .* not used: {'not_an_image': 1}"),
+        ("0.JPEG", b"<html>", r"5 usable images of 6 .* not used: \S*/0\.JPEG: not_an_image$"),
     ],
     ids=["one too few", "one too many", "one damaged"],
 )
@@ -188,7 +206,7 @@ def ten_shards(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("damage", ["deleted", "noise"])
-def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path, damage):
+def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path, damage, capsys):
     """Three of 30 pairs are lost: a tenth is allowed here, and anything less is refused."""
     for slot in ("cc3m", "cc6m"):
         path = ten_shards(tmp_path / slot)[3]
@@ -199,11 +217,17 @@ def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path,
 
     out = tmp_path / "out"
     strict = profile.data.source.model_copy(update={"max_drop_fraction": 0.09})
-    said = r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%"
-    with pytest.raises(StoreError, match=said):
+    said = r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%.*"
+    named = {
+        "deleted": "missing shards: 1; faulty shards: none",
+        "noise": r"missing shards: 0; faulty shards: \S*cc3m/00003\.tar: not_a_tar",
+    }
+    with pytest.raises(StoreError, match=said + named[damage]):
         build_external(with_data(profile, source=strict), out)
 
     build_external(profile, fresh(out))
+    warned = r"repro: cc6m: without rows of \S*cc6m/00003\.tar: not_a_tar\n"
+    assert bool(re.search(warned, capsys.readouterr().err)) == (damage == "noise")
     account = accounting_of(out)["sources"]["cc6m"]
     assert account["lost_with_shards"] == 3
     assert account["listed"] == added_up(account) == 30
@@ -323,17 +347,40 @@ def test_a_flat_folder_takes_its_labels_from_kaggles_list(tmp_path):
     for here, there in zip(found, expected, strict=True):
         assert here.path.read_bytes() == there.path.read_bytes()
         assert here.label == there.label
-    with pytest.raises(SpecError, match=r"LOC_val_solution.csv: 3 classes \(allowed: 4\)"):
+    with pytest.raises(
+        SpecError, match=r"LOC_val_solution.csv: 3 classes \(allowed: 4, the profile's\)"
+    ):
         validation_images(flat, 4)
-    (flat / LABELS).write_text("image,label\n1,2\n")
-    with pytest.raises(SpecError, match=r"no 'PredictionString' .allowed: columns ImageId"):
-        validation_images(flat, len(SYNSETS))
+    with pytest.raises(SpecError, match=r"no-folder: no such folder"):
+        validation_images(tmp_path / "no-folder", len(SYNSETS))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,label\n1,2\n", "2: ImageId None, PredictionString None"),
+        ("ImageId,PredictionString\nval_1,n01440764 1 2 3 4\nval_2", "3: ImageId 'val_2', .* None"),
+        ("ImageId,PredictionString\nval_1,\n", "2: ImageId 'val_1', PredictionString ''"),
+        (
+            "ImageId,PredictionString\nval_1,cat 1 2 3 4\n",
+            "2: ImageId 'val_1', PredictionString 'cat 1 2 3 4'",
+        ),
+    ],
+    ids=["other columns", "cut", "no boxes", "no synset"],
+)
+def test_a_bad_row_of_kaggles_list_is_named(tmp_path, text, said):
+    (tmp_path / LABELS).write_text(text)
+    with pytest.raises(SpecError, match=rf"{LABELS}:{said} .allowed: ILSVRC2012_val_00000001"):
+        validation_images(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["n01440764"], r"1 sub-folders, such as \['n01440764'\] \(allowed: one for each of 3"),
+        (
+            ["n01440764"],
+            r"1 sub-folders, such as \['n01440764'\] \(allowed: one for each of the profile's 3",
+        ),
         (["cats", "dogs", "eels"], r"such as \['cats', 'dogs'\] \(allowed: .* named by synset"),
         (SYNSETS, "no valid file for the classes n00000002, n00000005, n00000009"),
         (map(str, range(1000)), "1000 sub-folders, .*allowed: .* named by synset"),

@@ -1,5 +1,6 @@
 """Shards that others wrote: every row used or counted, nothing written, no process left."""
 
+import errno
 import gzip
 import os
 import subprocess
@@ -82,12 +83,20 @@ def test_a_negative_size_neither_holds_up_nor_is_read(tmp_path, size):
 def test_a_shard_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     write_tar(tmp_path / "00007.tar", pair(0))
 
-    def fail(data):
-        raise OSError(5, "Input/output error")
+    def fail(archive):
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(tars, "open_rgb", fail)
+    monkeypatch.setattr(tarfile.TarFile, "next", fail)
     with pytest.raises(StoreError, match=r"00007\.tar: OSError: .*Input/output error"):
         tars.index_shard((tmp_path / "00007.tar", tmp_path / "part"))
+    assert not (tmp_path / "part").exists(), "else the next call took the shard for a cut one"
+
+
+def test_shards_behind_linked_folders_are_found(tmp_path):
+    write_tar(tmp_path / "disk/b/00000.tar", pair(0))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/b").symlink_to(tmp_path / "disk/b")
+    assert tars.tar_files(tmp_path / "in") == [tmp_path / "in/b/00000.tar"]
 
 
 def test_members_of_one_name_are_counted_and_the_first_is_used(tmp_path):

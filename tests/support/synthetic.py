@@ -55,7 +55,7 @@ def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) 
     rng = np.random.default_rng(seed)
     for label in range(num_classes):
         synset = folder / f"n{1440764 + label:08}"
-        synset.mkdir(parents=True)
+        synset.mkdir(parents=True, exist_ok=True)
         for position in range(per_class):
             number = label * per_class + position + 1
             (synset / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(jpeg(rng))

@@ -6,6 +6,7 @@ copied into shards. accounting.json counts every row by its fate: `listed` is th
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from repro.sources.packages import WORDNET_CREDIT
 from repro.sources.shards.imagenet import validation_images
 from repro.sources.shards.tars import ShardIndex, index_shards
 from repro.spec import Profile, ShardSource
+
+SHOWN = 5
+"""Files that a message names."""
 
 
 def build_external(profile: Profile, out: Path) -> None:
@@ -46,6 +50,8 @@ def build_external(profile: Profile, out: Path) -> None:
             continue
         index = index_shards(folder)
         fates = _unusable(folder, index, source.max_drop_fraction)
+        if index.faulty:
+            print(f"repro: {dataset}: without rows of {_some(index.faulty)}", file=sys.stderr)
         rows = select(index, count, source.selection[dataset])
         if len(rows) < count:
             poisoned = profile.data.poison.num_poisoned[dataset]
@@ -59,18 +65,33 @@ def build_external(profile: Profile, out: Path) -> None:
         fates["duplicate"] = len(index.index) - len(index.rows)
         fates["surplus"] = len(index.rows) - len(rows)
         fates["used"] = len(rows)
-        shards = {"wanted": count, "shards": dict(index.shards)}
+        shards = {"wanted": count, "shards": dict(index.shards), "faulty_shards": index.faulty}
         accounts[dataset] = {"listed": fates.total(), **fates, **shards}
 
         (out / dataset).mkdir()
-        files = PairStore(folder, index.index, index.files).overlay_shards(out / dataset)
-        write_store(out / dataset, index.index.take(rows), files)
+        _lay_over(folder, index, rows, out / dataset)
 
     used = {name: account["used"] for name, account in accounts.items()}
     write_json(out / "accounting.json", {"sources": accounts, "used": used})
     changes = "none; read from the user's disk"
     attribution = {"changes": changes, "images": [], "text": [WORDNET_CREDIT]}
     write_json(out / "attribution.json", attribution)
+
+
+def _lay_over(folder: Path, index: ShardIndex, rows: NDArray[np.int64], out: Path) -> None:
+    """Write a store of some rows of the user's shards.
+
+    It lists the shards that it has rows of: its hash, on which every run rests, stays as it is
+    when others come or go.
+    """
+    taken = index.index.take(rows)
+    numbers, shard, counts = np.unique(taken.shard, return_inverse=True, return_counts=True)
+    used = [
+        replace(index.files[number], count=int(count))
+        for number, count in zip(numbers, counts, strict=True)
+    ]
+    taken = replace(taken, shard=shard.astype(np.int32))
+    write_store(out, taken, PairStore(folder, taken, used).overlay_shards(out))
 
 
 def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
@@ -89,18 +110,25 @@ def _unusable(folder: Path, index: ShardIndex, allowed: float) -> Counter[str]:
     reasons = index.dropped + Counter({"lost_with_shards": index.lost})
     rows = reasons.total() + len(index.index)
     if reasons.total() > allowed * rows:
-        faults = {name: number for name, number in index.shards.items() if name != "read"}
         raise StoreError(
             f"{folder}: {reasons.total()} of {rows} rows cannot be used ({dict(reasons)}; "
-            f"allowed: {allowed:.2%}); faults of shards: {faults or 'none'}"
+            f"allowed: {allowed:.2%}); missing shards: {index.shards['missing']}; faulty shards: "
+            f"{_some(index.faulty)}"
         )
     return reasons
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many follow."""
+    listed = ", ".join(names[:SHOWN]) or "none"
+    return f"{listed} and {len(names) - SHOWN} more" if len(names) > SHOWN else listed
 
 
 def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[str, int]:
     (out / "evaluation").mkdir()
     writer = ShardWriter(out / "evaluation")
     dropped: Counter[str] = Counter()
+    named: list[str] = []
     per_class: Counter[int] = Counter()
     folder = Path(source.evaluation)
     images = validation_images(folder, len(names))
@@ -111,6 +139,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
             open_rgb(data)
         except ImageError as error:
             dropped[error.reason] += 1
+            named.append(f"{image.path}: {error.reason}")
             continue
         writer.add(data, image.path.suffix[1:], names[image.label], image.label)
         per_class[image.label] += 1
@@ -123,7 +152,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
             f"{folder}: {len(index)} usable images of {len(images)} (allowed: "
             f"{source.images_per_class * len(names)}); {len(wrong)} classes have more or fewer "
             f"than {source.images_per_class}, the first {names[wrong[0]]!r} with "
-            f"{per_class[wrong[0]]}; not used: {dict(dropped) or 'none'}"
+            f"{per_class[wrong[0]]}; not used: {_some(named)}"
         )
     write_store(out / "evaluation", index, shards)
     return {"listed": len(images), **dropped, "used": len(index)}

@@ -39,6 +39,8 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset  # brings torch
 
+    if not folder.is_dir():
+        raise SpecError(f"{folder}: no such folder")
     if (folder / LABELS).is_file():
         return _listed(folder, num_classes)
     if (folder / ARCHIVE).is_file() and not (folder / UNPACKED).exists():
@@ -53,8 +55,8 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
     if len(classes) != num_classes or not (synsets or numbers):
         raise SpecError(
             f"{folder}: {len(classes)} sub-folders, such as {classes[:2]} (allowed: one for each "
-            f"of {num_classes} classes, named by synset as n01440764; {ARCHIVE} and {DEVKIT}; or "
-            f"all images and {LABELS})"
+            f"of the profile's {num_classes} classes, named by synset as n01440764; {ARCHIVE} and "
+            f"{DEVKIT}; or all images and {LABELS})"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     try:
@@ -70,14 +72,20 @@ def _listed(folder: Path, num_classes: int) -> list[ValidationImage]:
     """The images of Kaggle's list, by label and name."""
     with (folder / LABELS).open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
-    try:
-        found = [(row["PredictionString"].split()[0], row["ImageId"]) for row in rows]
-    except (KeyError, IndexError) as error:
-        named = f"{folder / LABELS}: no {error} (allowed: columns ImageId and PredictionString)"
-        raise SpecError(named) from None
+    found = []
+    for number, row in enumerate(rows, start=2):
+        name, boxes = row.get("ImageId"), row.get("PredictionString")
+        if not name or not boxes or not (synset := re.match(r"n\d{8}\b", boxes)):
+            raise SpecError(
+                f"{folder / LABELS}:{number}: ImageId {name!r}, PredictionString {boxes!r} "
+                "(allowed: ILSVRC2012_val_00000001 and n01440764 108 13 370 384, say)"
+            )
+        found.append((synset[0], name))
     synsets = sorted({synset for synset, _ in found})
     if len(synsets) != num_classes:
-        raise SpecError(f"{folder / LABELS}: {len(synsets)} classes (allowed: {num_classes})")
+        raise SpecError(
+            f"{folder / LABELS}: {len(synsets)} classes (allowed: {num_classes}, the profile's)"
+        )
     label_of = {synset: label for label, synset in enumerate(synsets)}
     return [
         ValidationImage(folder / f"{name}.JPEG", label_of[synset]) for synset, name in sorted(found)

@@ -5,6 +5,7 @@ names in the archives only group members into rows. The index of a shard is cach
 made. After a kill the next call therefore continues with the next shard.
 """
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,16 +72,23 @@ class ShardIndex:
     """Unusable rows by reason: listed = dropped + len(index)."""
     shards: Counter[str]
     """Number of shards: read, missing in the numbering, faulty by reason."""
+    faulty: list[str]
+    """The faulty ones, each with its fault."""
     lost: int
     """Estimated rows that broken and missing shards lack; these are not among the listed."""
 
 
-def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
-    """Index of all `*.tar` files in `folder` and below, by path.
+def tar_files(folder: Path) -> list[Path]:
+    """All `*.tar` files in `folder` and below, by path; folders may be links."""
+    return sorted(folder / name for name in glob("**/*.tar", root_dir=folder, recursive=True))
 
-    Raises StoreError if there is no usable row.
+
+def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
+    """Index of all shards in `folder` and below, by path.
+
+    Raises StoreError if there is no usable row, and for a shard that cannot be read.
     """
-    paths = sorted(folder.rglob("*.tar"))
+    paths = tar_files(folder)
     if not paths:
         raise StoreError(f"{folder}: no .tar files")
     # `work/cache` may be a link to a local disk where its folder is not there yet.
@@ -115,6 +124,9 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
         listed=counts.pop("listed"),
         dropped=counts,
         shards=shards,
+        faulty=[
+            f"{path}: {part.fault}" for path, part in zip(paths, parts, strict=True) if part.fault
+        ],
         lost=_lost(parts, shards["missing"]),
     )
 
@@ -216,10 +228,13 @@ def _read_shard(path: Path) -> tuple[list[StoreRow], Counter[str], str]:
 
 
 def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
-    """Plain files that lie wholly inside an uncompressed tar, and its fault, if it has one."""
+    """Plain files that lie wholly inside an uncompressed tar, and its fault, if it has one.
+
+    OSError where the disk fails, since what is cached of a shard would keep its fault.
+    """
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115
-    except (tarfile.TarError, OSError, RecursionError):
+    except (tarfile.TarError, RecursionError):
         # A header that extends the next one is read in it: a long row of them goes too deep.
         return [], "not_a_tar"
 
@@ -236,8 +251,13 @@ def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
                 inside = 0 <= member.size <= size - member.offset_data
                 if member.isreg() and not member.issparse() and inside:
                     members.append(member)
-        except (tarfile.TarError, OSError, ValueError, RecursionError):
+        except (tarfile.TarError, ValueError, RecursionError):
             # The archive ends inside a member, or the member's header is damaged.
+            return members, "truncated"
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A damaged header names a place before the beginning of the file.
             return members, "truncated"
 
         # tarfile takes a damaged header for the end; the true end is a block of zeros.
