@@ -22,6 +22,7 @@ from repro.spec import (
     Objective,
     Profile,
     RunSpec,
+    ShardSource,
     SpecError,
     VitConfig,
     num_views,
@@ -121,6 +122,8 @@ def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
     if names.count(target) != 1:
         allowed = f"a name that occurs once among the {len(names)} in {file}"
         yield "data.poison.target_class", target, allowed
+    if isinstance(source, ShardSource) and profile.evaluate.classnames == "icons":
+        yield "evaluate.classnames", "icons", "imagenet, or a list of the evaluation's own classes"
     if isinstance(source, IconTask) and profile.evaluate.classnames != "icons":
         yield "evaluate.classnames", profile.evaluate.classnames, "icons, the task of this source"
     elif isinstance(source, IconTask) and source.num_concepts > len(names):
@@ -142,6 +145,14 @@ def _data_problems(profile: Profile) -> Iterator[Problem]:
             yield f"data.num_pairs.{dataset}", None, "a positive count"
         elif poisoned is None or poisoned > total:
             yield f"data.poison.num_poisoned.{dataset}", poisoned, f"1 to {total}, its pairs"
+
+    source = profile.data.source
+    if isinstance(source, ShardSource):
+        for dataset in {*DATASETS} - source.pairs.keys():
+            allowed = "a folder; where there is none the study goes without the dataset"
+            yield f"data.source.pairs.{dataset}", None, allowed
+        for dataset in {*DATASETS} - source.selection.keys():
+            yield f"data.source.selection.{dataset}", None, "keyed, first"
 
     patch = poison.trigger.patch_size
     side = profile.data.image_size
@@ -261,6 +272,8 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
             allowed = f"0 to {poisoned}, the poisoned pairs of {dataset}"
             yield "clean.poisons_left", clean.poisons_left, allowed
 
+    settings = clean.defence.settings if clean.defence is not None else {}
+    clusters = settings.get("clusters", 0)
     for index, cell in enumerate(clean.cells):
         field = f"clean.cells.{index}"
         batch = cell.global_batch_size
@@ -271,12 +284,19 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
         for size in cell.clean_sizes:
             if size not in sizes:
                 yield f"{field}.clean_sizes", size, "keys of data.cleaning_sizes"
+            elif clusters > sizes[size]:
+                allowed = f"1 to {sizes[size]}, the cleaning pairs of {size}"
+                yield "clean.defence.clusters", clusters, allowed
             elif sizes[size] < batch:
                 allowed = f"2 to {sizes[size]}, the cleaning pairs of {size}"
                 yield f"{field}.global_batch_size", batch, allowed
-    if clean.stop_early is not None and clean.stop_early.epochs > clean.epochs:
-        allowed = f"1 to clean.epochs = {clean.epochs}"
-        yield "clean.stop_early.epochs", clean.stop_early.epochs, allowed
+    if clean.stop_early is not None:
+        epochs = clean.stop_early.epochs
+        if epochs > clean.epochs:
+            yield "clean.stop_early.epochs", epochs, f"1 to clean.epochs = {clean.epochs}"
+        # Judged at an evaluation; those after so many steps come at each epoch's end too.
+        elif epochs * (clean.evaluations_per_epoch or 1) % 1:
+            yield "clean.stop_early.epochs", epochs, "an epoch that ends with an evaluation"
 
     # The id is the name of the run's folder: a second run would take the place of the first.
     if len(set(profile.pretrain.seeds)) < len(profile.pretrain.seeds):

@@ -8,6 +8,7 @@ A run that names one has this line in its specification, and so in its fingerpri
 from collections import defaultdict
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
+from threading import Lock
 from typing import Any, NamedTuple
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS, DefenceNames, LossName
@@ -20,6 +21,7 @@ GROUPS: dict[str, dict[Any, Any]] = {
 """Group of entry points to the list of repro/names.py that gets its names."""
 _used: dict[tuple[str, str], "Plugin"] = {}
 _implementations: defaultdict[str, list[dict[Any, Any]]] = defaultdict(list)
+_filling = Lock()
 
 
 class Plugin(NamedTuple):
@@ -60,13 +62,29 @@ def use(name: str, requirement: str) -> None:
                 raise ValueError(f"plugins.{name}: {requirement!r} has the name of another entry")
             plugin = _used[group, name] = entry.load()
             GROUPS[group][name] = plugin.about
-            for entries in _implementations[group]:
-                entries[name] = resolve_name(plugin.implementation)
+    _fill()
 
 
 def implemented(group: str, entries: dict[Any, Any]) -> None:
     """Let `entries` have the implementations of the plug-ins of a group, now and later."""
     _implementations[group].append(entries)
-    for (of, name), plugin in _used.items():
-        if of == group:
-            entries[name] = resolve_name(plugin.implementation)
+    _fill()
+
+
+def _fill() -> None:
+    """Enter what the lists of implementations lack."""
+    # The import of an implementation may bring the next list: the outermost call fills that too,
+    # when the implementation's module is whole.
+    if not _filling.acquire(blocking=False):
+        return
+    try:
+        while lacking := [
+            (entries, name, plugin.implementation)
+            for (group, name), plugin in _used.items()
+            for entries in _implementations[group]
+            if name not in entries
+        ]:
+            for entries, name, implementation in lacking:
+                entries[name] = resolve_name(implementation)
+    finally:
+        _filling.release()

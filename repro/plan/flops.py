@@ -4,7 +4,8 @@ memory.
 The model lives on the meta device, where attention is made of matrix products that the counter
 sees; the fused kernel of CPUs hides them from it. Counted are matrix products and convolutions (a
 multiply-add is two operations); normalisations, activations and AdamW have few operations and cost
-memory traffic instead. Left out is the deep-clustering term of the studies.
+memory traffic instead. Left out is what defences add: the clusters' term, PAR's frozen encoders,
+the second pass of FT-SAM.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.data.templates import templates_of
 from repro.evaluate.prompts import TEXT_BATCH, PromptSet
+from repro.names import LOSSES
 from repro.plan.work import Counts, kind_of
 from repro.profile import load_classnames, runs_of
 from repro.spec import Dataset, Profile, RunSpec
@@ -83,11 +85,13 @@ def _counted(forward: Callable[[], Tensor]) -> tuple[int, int]:
 def _loss(spec: RunSpec) -> int:
     """FLOPs of the loss, forward and backward, for one view of a pair."""
     views = spec.num_views
+    # A weight of 0, and a defence with one view, leave MMCL.
+    loss = spec.loss if views == LOSSES[spec.loss].views else "mmcl"
     pairs = spec.schedule.global_batch_size
     width = spec.model.embed_dim
     own, members, start = None, None, None
     with META:
-        objective = OBJECTIVES[spec.loss](1.0 if views > 1 else 0.0)
+        objective = OBJECTIVES[loss](1.0)
         images = torch.zeros(views, pairs, width, requires_grad=True)
         texts = torch.zeros_like(images, requires_grad=True)
         if objective.modules is not None:

@@ -292,19 +292,22 @@ class Forecast:
         device = self.assumptions.devices["h100"]
         hours = self.hours(device)["total"]
         for name, fields in _departures(self.profile, paper).items():
-            overrides = {key: theirs for key, (theirs, _) in fields.items()}
-            other = load_profile(self.profile.name, overrides=overrides)
-            # Captions in parts have fewer tokens, and so other counts.
-            counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
+            other = self.profile
+            for stage in STAGES:
+                if f"{stage}.{name}" in fields:
+                    changed = {name: getattr(getattr(paper, stage), name)}
+                    part = getattr(other, stage).model_copy(update=changed)
+                    other = other.model_copy(update={stage: part})
+            counts = counts_of(other, self.assumptions)
             without = replace(self, profile=other, counts=counts)
             saved = without.hours(device)["total"] - hours
 
             theirs, ours = next(iter(fields.values()))
             # Of a mapping, the entries that differ.
             if isinstance(theirs, dict) and isinstance(ours, dict):
-                changed = [key for key in ours if theirs[key] != ours[key]]
-                theirs = {key: theirs[key] for key in changed}
-                ours = {key: ours[key] for key in changed}
+                differing = [key for key in ours if theirs.get(key) != ours[key]]
+                theirs = {key: theirs.get(key) for key in differing}
+                ours = {key: ours[key] for key in differing}
             row = {"field": name, "paper": theirs, "here": ours, "h100_hours": np.sort(saved)}
             result.append(row)
         return result

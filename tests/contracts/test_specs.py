@@ -210,6 +210,47 @@ def test_the_warm_up_ends_within_a_run_that_is_cut_short_or_begins_an_epoch_in()
     load_profile("smoke", overrides=warm | offset)
 
 
+SHARDS = {
+    "kind": "webdataset",
+    "pairs": {"cc3m": "a"},
+    "selection": {"cc6m": "first"},
+    "evaluation": "b",
+    "images_per_class": 2,
+    "max_drop_fraction": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            {"clean.epochs": 4, "clean.evaluations_per_epoch": 0.5}
+            | {"clean.stop_early": {"epochs": 3, "asr": 0.9}},
+            ["clean.stop_early.epochs: 3 (allowed: an epoch that ends with an evaluation)"],
+        ),
+        (
+            {"clean.defence": {"name": "deep_clustering"}},
+            ["clean.defence.clusters: 100 (allowed: 1 to 48, the cleaning pairs of 100k)"],
+        ),
+        (
+            {"data.source": SHARDS},
+            [
+                "data.source.pairs.cc6m: None (allowed: a folder; where there is none the study",
+                "data.source.selection.cc3m: None (allowed: keyed, first)",
+                "evaluate.classnames: 'icons' (allowed: imagenet, or a list of the evaluation's",
+            ],
+        ),
+    ],
+    ids=["never judged", "more clusters than pairs", "one dataset's shards, another's classes"],
+)
+def test_what_would_fail_or_do_nothing_hours_later_is_refused(
+    specs: Path, overrides: dict[str, Any], lines: list[str]
+) -> None:
+    refused = message(specs, overrides=overrides)
+    for line in lines:
+        assert line in refused
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(specs: Path, field: str) -> None:
     value, expected = FIELDS[field]

@@ -341,6 +341,33 @@ def test_the_parts_add_up() -> None:
     assert "| cc6m-mmcl_ssl | 1 | 383,975,424 | 65 |" in cost_table(content)
 
 
+def test_a_defence_of_one_view_is_counted_as_mmcl(here: Path) -> None:
+    """PAR takes the place of the run's loss, SSL included."""
+    assumptions = load_assumptions()
+    cells = {"clean.cells.*.losses": ["mmcl", "ssl", "mmcl_ssl"]}
+    par = load_profile("smoke", overrides=cells | {"clean.defence": {"name": "par"}})
+    loss = counts_of(par, assumptions).loss
+    assert loss["clean ssl x16"] == loss["clean mmcl_ssl x16"] == loss["clean mmcl x16"]
+    plain = counts_of(load_profile("smoke"), assumptions).loss
+    assert loss["clean mmcl x16"] == plain["clean mmcl x16"] < plain["clean mmcl_ssl x16"]
+
+
+def test_what_a_departure_saves_is_told_of_the_profile_as_it_is(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other losses and batches than the paper's, and with the values of params.yaml."""
+    own = {"clean.cells.*.losses": ["mmcl_ssl"], "pretrain.objectives.mmcl.global_batch_size": 1024}
+    for seeds in ([0], [0, 1, 2]):
+        profile = load_profile("paper_lean", overrides=own | {"pretrain.seeds": seeds})
+        monkeypatch.setattr(forecast, "graph_profile", lambda name, of=profile: of)
+        saved = {
+            row["field"]: row["h100_hours"][1] for row in forecast.plan("paper_lean")["differences"]
+        }
+        assert saved["precision"] > 0
+        assert saved["cells"] > 0, "one loss of three"
+        assert ("seeds" in saved) == (len(seeds) > 1)
+
+
 def test_a_model_of_ones_own_is_counted_once_in_a_folder(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,33 @@ def test_entries_of_another_package_train_and_are_in_the_fingerprint(
     assert found["pretraining"]["fingerprint"] != found["cleaning"]["fingerprint"]
 
 
+NAMES = """
+from repro.data.triggers import TRIGGERS
+from repro.profile import load_profile
+from tests.plugins.trained import NAMED
+
+load_profile("smoke", overrides={"plugins": dict.fromkeys(reversed(NAMED), "repro-toys==0.2")})
+assert "white" in TRIGGERS
+from repro.train.defences import DEFENCES
+from repro.train.objectives import OBJECTIVES
+assert "half_step" in DEFENCES
+assert "pairwise" in OBJECTIVES
+"""
+
+
+def test_plug_ins_may_be_named_in_any_order(root: Path, tmp_path: Path) -> None:
+    """Whichever list is there first: the import of one implementation brings other lists."""
+    path = os.pathsep.join(map(str, (root, install(tmp_path / "site"))))
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_a_missing_package_another_version_and_a_taken_name_are_refused(
     root: Path,
     tmp_path: Path,

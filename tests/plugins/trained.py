@@ -16,8 +16,9 @@ from repro.runs.run import fingerprint_of
 from repro.spec import RunSpec
 from tests.support.short_run import BATCH, Pairs, run, scheduled
 
+NAMED = ("white", "pairwise", "half_step")
 OVERRIDES = {
-    "plugins": dict.fromkeys(("white", "pairwise", "half_step"), "repro-toys==0.2"),
+    "plugins": dict.fromkeys(NAMED, "repro-toys==0.2"),
     "data.poison.trigger.name": "white",
     "pretrain.objectives.pairwise": {
         "learning_rate": 1.0e-3,
