@@ -14,7 +14,7 @@ from repro import plugins
 from repro.__main__ import main
 from repro.profile import load_profile
 from repro.spec import SpecError
-from tests.plugins.trained import OVERRIDES
+from tests.plugins.trained import NAMED, OVERRIDES
 
 PACKAGE = Path(__file__).parent / "package"
 
@@ -73,11 +73,11 @@ def test_entries_of_another_package_train_and_are_in_the_fingerprint(
 
 
 NAMES = """
+import sys
 from repro.data.triggers import TRIGGERS
 from repro.profile import load_profile
-from tests.plugins.trained import NAMED
 
-load_profile("smoke", overrides={"plugins": dict.fromkeys(reversed(NAMED), "repro-toys==0.2")})
+load_profile("smoke", overrides={"plugins": dict.fromkeys(sys.argv[1:], "repro-toys==0.2")})
 assert "white" in TRIGGERS
 from repro.train.defences import DEFENCES
 from repro.train.objectives import OBJECTIVES
@@ -90,7 +90,7 @@ def test_plug_ins_may_be_named_in_any_order(root: Path, tmp_path: Path) -> None:
     """Whichever list is there first: the import of one implementation brings other lists."""
     path = os.pathsep.join(map(str, (root, install(tmp_path / "site"))))
     done = subprocess.run(
-        [sys.executable, "-c", NAMES],
+        [sys.executable, "-c", NAMES, *reversed(NAMED)],
         cwd=root,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
