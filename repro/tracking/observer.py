@@ -41,15 +41,19 @@ class FileObserver(FileStorageObserver):
         """Open the record; without one the later events do nothing."""
         try:
             super().started_event(*arguments, **named)  # type: ignore[no-untyped-call]
-            assert self.dir is not None
-            self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.flock(self.alive, fcntl.LOCK_EX)
         except OSError as error:
             self._say(f"no record in {self.basedir}", error)
             if self.dir:
                 shutil.rmtree(self.dir, ignore_errors=True)
             self.dir = None
             self.run_entry = {}
+
+    def _make_run_dir(self, number: int | None) -> None:
+        # Locked before it says RUNNING, or another process would take it for one of a killed run.
+        super()._make_run_dir(number)  # type: ignore[no-untyped-call]
+        assert self.dir is not None
+        self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self.alive, fcntl.LOCK_EX)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
         """Append the new points to POINTS: a run of days has megabytes of them."""

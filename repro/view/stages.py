@@ -49,5 +49,5 @@ def study(
         content = [of._asdict() for of in due]
         print(json.dumps(content, indent=1) if as_json else run.due_text(due))
         return
-    with watching(partial(Watched.of_study, name, seeds, variants)):
+    with watching(partial(Watched.of_study, name, seeds, variants, models)):
         run.run_study(name, seeds, variants, models, again)

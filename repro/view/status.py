@@ -1,6 +1,7 @@
 """`repro status`: how far the study is, for whoever asks, on whichever node."""
 
 import json
+import math
 import threading
 from dataclasses import asdict
 from typing import Any
@@ -23,7 +24,7 @@ def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
     """Print the state of every run; `watch` keeps the board up until Ctrl-C."""
     watched = Watched.of_study(study) if study else Watched.of_profile(profile)
     if as_json:
-        print(json.dumps(content(watched.look()), indent=1))
+        print(json.dumps(content(watched.look()), indent=1, allow_nan=False))
     elif watch:
         Board(watched, watched.look).run(threading.Event())
     else:
@@ -41,13 +42,18 @@ def content(view: View) -> dict[str, Any]:
             {
                 "run": place_of(state.spec),
                 "profile": state.spec.profile,
-                **{name: value for name, value in asdict(state).items() if name != "spec"},
+                **{name: _finite(value) for name, value in asdict(state).items() if name != "spec"},
                 "share": state.share,
                 "warning": state.warning,
             }
             for state in view.states
         ],
     }
+
+
+def _finite(value: object) -> object:
+    """The value, or None for the loss of a run that diverged: JSON has no NaN."""
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def show(view: View) -> None:

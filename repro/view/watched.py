@@ -17,10 +17,11 @@ from repro.profile import (
     overrides_of,
     runs_of,
 )
-from repro.runs.layout import RESULTS, WORK
+from repro.runs.layout import RESULTS, WORK, model_dir
 from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
-from repro.study.spec import load_study, study_profiles, study_runs
+from repro.study.models import TRAINED
+from repro.study.spec import Study, lenders, load_study, study_profiles, study_runs
 from repro.view.archive import whole_runs
 from repro.view.remaining import Remaining, Stages
 from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
@@ -108,6 +109,8 @@ class Watched:
         self.remaining = Remaining(profile)
         self.archived: set[tuple[str, str]] = set()
         """Variants and keys of runs that an archive has."""
+        self.lent: set[str] = set()
+        """Keys of pre-trainings that are made for this study, under the name of another."""
         self.jobs: Jobs = {}
         self.asked = 0.0
 
@@ -125,18 +128,32 @@ class Watched:
 
     @classmethod
     def of_study(
-        cls, name: str, seeds: Collection[int] = (), variants: Collection[str] = ()
+        cls,
+        name: str,
+        seeds: Collection[int] = (),
+        variants: Collection[str] = (),
+        models: Collection[str] = (),
     ) -> Self:
-        """The runs of a study, or of some of its seeds and variants."""
+        """The runs of a study, or of some of its seeds and variants, after the models of other
+        studies that they start from and that are not there; or the training of `models` alone.
+        """
         study = load_study(name)
         specs = study_runs(study, study_profiles(study))
         if seeds:
             specs = [spec for spec in specs if spec.seed in seeds]
         if variants:
             specs = [spec for spec in specs if spec.variant in variants]
-        results = WORK / "studies" / name
-        watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
-        watched.archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
+        title, profile = f"study {name}", load_profile(study.profile)
+        if models:
+            named = [of for of in specs if of.stage == "pretrain" and of.model_name in models]
+            return cls(title, profile, named, TRAINED / name, graph=False)
+
+        archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
+        due = [spec for spec in specs if (spec.variant, key_of(spec)) not in archived]
+        lent = _lent(study, due)
+        watched = cls(title, profile, [*lent, *specs], WORK / "studies" / name, graph=False)
+        watched.archived = archived
+        watched.lent = {key_of(spec) for spec in lent}
         return watched
 
     def look(self, began: float | None = None) -> View:
@@ -144,7 +161,9 @@ class Watched:
         self._ask_slurm()
         states = read_states(self.runs, self.results, self.jobs)
         for state, (spec, key) in zip(states, self.runs, strict=True):
-            if state.state == "waiting" and (spec.variant, key) in self.archived:
+            made = (spec.variant, key) in self.archived
+            made |= key in self.lent and model_dir(spec).exists()
+            if state.state == "waiting" and made:
                 state.state = "done"
         if call := self._call():
             left = self._seconds(states, call.began, self.stages, call.stages)
@@ -202,6 +221,20 @@ class Watched:
                 state = "running" if job.state == "running" else "queued"
                 jobs |= dict.fromkeys(job.runs, Carrier(state, job.where))
             self.jobs = jobs
+
+
+def _lent(study: Study, due: list[RunSpec]) -> list[RunSpec]:
+    """Pre-trainings of other studies' models that the runs start from and that are not there."""
+    # A study that pre-trains lists a borrowed model among its own.
+    if "pretrain" in study.stages:
+        return []
+    wanted = {(study.variants[of.variant].models, of.seed, of.model_name) for of in due}
+    lent = []
+    for lender in lenders(study, {(of.variant, of.seed) for of in due}):
+        of_lender = load_study(lender)
+        runs = study_runs(of_lender, study_profiles(of_lender), "pretrain")
+        lent += [run for run in runs if (run.variant, run.seed, run.model_name) in wanted]
+    return [run for run in lent if not model_dir(run).exists()]
 
 
 def graph_stages(profile: str) -> list[str]:

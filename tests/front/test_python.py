@@ -65,7 +65,9 @@ def test_a_wrong_name_is_told_with_others(trained: Path, monkeypatch: pytest.Mon
     for seed in (None, 7):
         with pytest.raises(LedgerError, match=r"cc6m-mmcl, seed .*there: models/smoke/cc6m-mmcl_"):
             repro.load("smoke", "cc6m-mmcl", seed)
-    with pytest.raises(LedgerError, match=r"results/rehearsal: no evaluations .*no profile|mini"):
+    with pytest.raises(
+        LedgerError, match=r"results/rehearsal: no evaluations .*(?:no profile|mini)"
+    ):
         repro.points("rehearsal")
 
 

@@ -427,6 +427,39 @@ def test_a_click_on_a_head_sorts_its_table_and_a_second_turns_it(page: Page) -> 
     assert page.run(column) == rising[::-1]
 
 
+SORTED = [
+    ["0 min 52 s", "5 min 03 s", "1 h 02 min"],
+    ["−1.5 [−3, 0]", "≤ 2", "3 of 10", "1,200"],
+    ["2026-11-30 05:33", "2026-12-01 05:33", "2026-12-01 06:00"],
+    ["CC3M, 100K", "CC3M, 200K", "CC6M, 100K"],
+    ["lr0.001-seed2", "lr0.001-seed10"],
+]
+
+
+@pytest.mark.slow
+def test_times_and_texts_sort_as_a_reader_takes_them(page: Page) -> None:
+    """Numbers, times, dates; what has no value stands last both ways."""
+    for rising in SORTED:
+        for way in (1, -1):
+            mixed = json.dumps([*sorted(rising), "–"])
+            found = page.run(f"{mixed}.sort((a, b) => compare(a, b, {way}))")
+            assert found == [*rising[::way], "–"]
+
+
+@pytest.mark.slow
+def test_the_run_that_a_click_keeps_stays_where_the_pointer_crosses_others(page: Page) -> None:
+    page.run(
+        "dots = [...document.querySelectorAll('#dots [data-place]')];"
+        "at = (dot, kind) => dot.dispatchEvent(new MouseEvent(kind, {bubbles: true}));"
+        "said = () => document.getElementById('dot').textContent; at(dots[0], 'click'); 0"
+    )
+    kept = page.run("said()")
+    page.run("at(dots.at(-1), 'pointerover'); 0")
+    assert page.run("said()") == kept
+    page.run("at(dots[0], 'click'); at(dots.at(-1), 'pointerover'); 0")
+    assert page.run("said()") != kept
+
+
 @pytest.mark.slow
 def test_without_script_the_page_has_every_number(report: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:

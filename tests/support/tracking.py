@@ -121,7 +121,7 @@ def kill_server(number: signal.Signals = signal.SIGKILL) -> None:
 
 def is_free(port: int) -> bool:
     try:
-        embedded.require_free(port)
+        embedded.require_free(port, "")
     except TrackingError:
         return False
     return True

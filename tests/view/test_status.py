@@ -11,7 +11,7 @@ import pytest
 from repro.__main__ import main
 from repro.files import replace_json
 from repro.profile import clean_runs, load_profile
-from repro.runs.layout import WORK
+from repro.runs.layout import WORK, model_dir
 from repro.runs.run import Run, place_of
 from repro.view.remaining import RUN_SECONDS
 from repro.view.watched import CALL_LOCK, Call, Watched, graph_stages
@@ -43,6 +43,37 @@ def test_archived_runs_of_a_study_are_done_in_a_fresh_clone(
     (here / "results").symlink_to(root / "results")
     main(["status", "--profile", "smoke", "--study", "starts"])
     assert capsys.readouterr().out.endswith("; all runs are done\n")
+
+
+def test_models_that_another_study_trains_first_are_watched(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`reversal` has cleaning runs alone. Their models are done once they are there."""
+    watched = Watched.of_study("reversal")
+    models = [spec for spec, _ in watched.runs if spec.stage == "pretrain"]
+    cleaned = {(of.seed, of.model_name) for of, _ in watched.runs if of.stage == "clean"}
+    assert {(of.seed, of.model_name) for of in models} == cleaned
+    assert watched.look().count("waiting", stage="pretrain") == len(models)
+
+    model_dir(models[0]).mkdir(parents=True)
+    assert watched.look().count("done", stage="pretrain") == 1
+    again = Watched.of_study("reversal")
+    assert [spec for spec, _ in again.runs if spec.stage == "pretrain"] == models[1:]
+
+
+def test_a_call_for_models_alone_is_watched_as_such(here: Path) -> None:
+    watched = Watched.of_study("draws", models=["cc6m-mmcl"])
+    assert {(of.stage, of.model_name) for of, _ in watched.runs} == {("pretrain", "cc6m-mmcl")}
+
+
+def test_a_loss_that_diverged_is_no_nan_in_json(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with carried(run):
+        replace_json(WORK / run.fingerprint / "status.json", {"values": {"loss": float("nan")}})
+        assert main(["status", "--profile", "smoke", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert len(found["runs"]) == 40
 
 
 def test_a_training_that_variants_share_is_left_once(

@@ -62,7 +62,7 @@ def _rates(document: Document, cell: Entry, ax: Axes) -> None:
     cap = document["settings"]["asr_cap"]
     ax.axhspan(-0.02, cap, color=CLEANED, alpha=0.18, lw=0)
     words, place = f"cleaned:\nASR ≤ {short(cap)}%", ax.get_yaxis_transform()
-    ax.text(0.99, cap + 0.02, words, transform=place, ha="right", color=CLEANED, fontsize=8)
+    ax.text(0.99, cap + 0.02, words, transform=place, ha="right", color=BLACK, fontsize=8)
     _lines(cell, ax)
     _own_lines(document, cell, ax)
     rates = measure_in(verdicts_of(document), "rate_doublings", setting_of(cell))
@@ -108,13 +108,13 @@ def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:
                 (right, place),
                 xytext=(6, 0),
                 textcoords="offset points",
-                color=colour,
+                color=BLACK,
                 va="center",
                 fontsize=8,
             )
     if any(row.paper[0] is not None for row in rows):
         words, place_of = "grey: the paper, on its own data", ax.transAxes
-        ax.text(0.02, 0.98, words, transform=place_of, va="top", color=PAPER_COLOUR, fontsize=8)
+        ax.text(0.02, 0.98, words, transform=place_of, va="top", color=BLACK, fontsize=8)
     ax.set_yticks(ticks, names)
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, None), ylim=(place - 0.8, -0.2))

@@ -157,8 +157,10 @@ def reap() -> None:
     """Mark file records as DEAD that say RUNNING, but whose process is gone; a line names each."""
     for folder in records():
         with suppress(*UNREADABLE):
+            # In this order: a run that ends in between has written how.
+            ended = not is_alive(folder)
             run = _read(folder / "run.json")
-            if run.get("status") == "RUNNING" and not is_alive(folder):
+            if run.get("status") == "RUNNING" and ended:
                 run["status"] = "DEAD"
                 run["fail_trace"] = ["the process that kept this record was killed\n"]
                 run["stop_time"] = run.get("heartbeat") or run["start_time"]

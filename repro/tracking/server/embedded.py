@@ -110,7 +110,7 @@ def _start(path: str, port: int) -> str:
             " the folder away, then `python -m repro tracking up` and `backfill` (only notes and"
             " tags are lost)"
         )
-    require_free(port)
+    require_free(port, "choose another by `python -m repro tracking up --port`")
 
     # An explicit file, so that none of the working folder or home is read.
     (HOME / "server.toml").write_text("")
@@ -127,12 +127,17 @@ def _start(path: str, port: int) -> str:
             stderr=output,
             start_new_session=True,
         )
-    if not wait_for_port(process, port, START_SECONDS):
+    try:
+        if not wait_for_port(process, port, START_SECONDS):
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise TrackingError(f"the server did not start: {' '.join(last)} (log: {log})")
+        written.write_text(version)
+        replace_json(HOME / "server.json", {"pid": process.pid, "port": port})
+    except BaseException:
+        # Ctrl-C too: `down` knows a server from its file alone.
         process.kill()
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise TrackingError(f"the server did not start: {' '.join(last)} (log: {log})")
-    written.write_text(version)
-    replace_json(HOME / "server.json", {"pid": process.pid, "port": port})
+        process.wait()
+        raise
     # Left running on purpose: without this Python warns of it.
     process.returncode = 0
     return embedded_url(port)
@@ -166,17 +171,15 @@ def program(name: str, remedy: str) -> str:
     return path
 
 
-def require_free(port: int) -> None:
-    """TrackingError if nothing can listen on the port."""
+def require_free(port: int, remedy: str) -> None:
+    """TrackingError with the remedy if nothing can listen on the port."""
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise TrackingError(
-                f"port {port} on {LOOPBACK}: {error.strerror}; choose another with --port"
-            ) from None
+            raise TrackingError(f"port {port} on {LOOPBACK}: {error.strerror}; {remedy}") from None
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:

@@ -32,7 +32,7 @@ def omniboard(port: int, add_archive: Callable[[copies.Tracking], int]) -> None:
     `add_archive` adds archived runs to a database and returns their number. An embedded server that
     this call starts ends with it.
     """
-    embedded.require_free(port)
+    embedded.require_free(port, "choose another with --port")
     start = install()
     add_to_page()
     named = embedded.mongo_url()

@@ -36,14 +36,21 @@ document.addEventListener("click", (event) => {
 });
 
 // A click on the head of a column sorts its table, a second one the other way round.
-const number = (text) => {
-  const found = text.replaceAll("−", "-").replaceAll(",", "").match(/[+-]?\d+(\.\d+)?(e-?\d+)?/);
-  return found ? Number(found[0]) : NaN;
+// A cell counts as a time in seconds, as the number that it begins with, or as text; one without a value stands last.
+const meant = (text) => {
+  const plain = text.replaceAll("−", "-").replaceAll(",", "");
+  const time = plain.match(/^(\d+) (h|min) (\d+) (min|s)$/);
+  if (time) return (Number(time[1]) * 60 + Number(time[3])) * (time[2] === "h" ? 60 : 1);
+  const found = plain.match(/^[≥≤≈]?\s*([+-]?\d+(\.\d+)?(e-?\d+)?)/);
+  return found && !/^\d{4}-/.test(plain) ? Number(found[1]) : text;
 };
-const compare = (a, b) => {
-  const [x, y] = [number(a), number(b)];
-  if (Number.isNaN(x) && Number.isNaN(y)) return a.localeCompare(b);
-  return Number.isNaN(x) ? 1 : Number.isNaN(y) ? -1 : x - y;
+const compare = (a, b, way) => {
+  const [x, y] = [meant(a), meant(b)];
+  const [none, other] = [a, b].map((text) => /^[–-]?$/.test(text));
+  if (none || other) return none - other;
+  const numbers = [x, y].map((value) => typeof value === "number");
+  if (numbers[0] !== numbers[1]) return numbers[0] ? -way : way;
+  return way * (numbers[0] ? x - y : x.localeCompare(y, "en", { numeric: true }));
 };
 document.querySelectorAll("table.sortable thead th").forEach((head) => {
   const button = document.createElement("button");
@@ -55,7 +62,7 @@ document.querySelectorAll("table.sortable thead th").forEach((head) => {
     const place = [...head.parentNode.children].indexOf(head);
     const body = head.closest("table").tBodies[0];
     const text = (row) => row.children[place]?.textContent.trim() ?? "";
-    const rows = [...body.rows].sort((a, b) => compare(text(a), text(b)) * (up ? 1 : -1));
+    const rows = [...body.rows].sort((a, b) => compare(text(a), text(b), up ? 1 : -1));
     body.append(...rows);
     head.parentNode.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -115,6 +122,8 @@ if (explorer) {
     if (cloud.paper !== null) add("rect", { x: -5, y: -5, width: 10, height: 10, fill: "#7c8792", transform: `translate(${x(5000 * data.cap)},${y(cloud.paper * 100)}) rotate(45)` });
     add("polyline", { ...line, class: "path", "stroke-width": 1.5, "pointer-events": "none" });
     add("circle", { ...line, class: "here", r: 8, cx: -20, cy: -20, "stroke-width": 2, "pointer-events": "none" });
+    kept = null;
+    mark(null);
   };
   const keep = () => {
     const run = at === null ? null : cloud.dots[at][3];
@@ -122,7 +131,7 @@ if (explorer) {
     if (at !== null) tell(at);
   };
   const placeOf = (event) => event.target.getAttribute?.("data-place");
-  svg.addEventListener("pointerover", (event) => { if (placeOf(event)) tell(Number(placeOf(event))); });
+  svg.addEventListener("pointerover", (event) => { if (placeOf(event) && pinned === null) tell(Number(placeOf(event))); });
   svg.addEventListener("click", (event) => { if (placeOf(event)) { tell(Number(placeOf(event))); keep(); } });
   svg.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

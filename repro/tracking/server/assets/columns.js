@@ -13,8 +13,9 @@
   const colours = { mmcl: '#0072b2', mmcl_ssl: '#d55e00' };
   const draw = async (panel) => {
     const address = `/${location.pathname.split('/')[1]}/api/v1/Runs?select=config,result&limit=100000`;
-    const runs = (await (await fetch(address)).json()).filter(({ config: c, result: r }) => r && c && c.stage === 'clean'
-      && c.loss === 'mmcl_ssl' && r.attack_success_rate !== undefined);
+    const runs = (await (await fetch(address)).json()).filter(({ config: c, result: r }) => c && c.stage === 'clean'
+      && c.loss === 'mmcl_ssl' && !c.defence && c.poisoned && colours[c.pretrain_objective]
+      && Number.isFinite(c.learning_rate) && Number.isFinite(r?.attack_success_rate));
     const rates = [...new Set(runs.map((run) => run.config.learning_rate))].sort((a, b) => a - b);
     const [low, high] = [Math.log(rates[0]), Math.log(rates[rates.length - 1])];
     const x = (rate) => 60 + 400 * (high > low ? (Math.log(rate) - low) / (high - low) : 0.5);
