@@ -62,6 +62,12 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     assert drawn(out, "figure2") == 12
     assert drawn(out, "figure3") == 18
     assert "14.0" in (out / "index.html").read_text()
+    # There is no profile of this name.
+    for page in out.glob("*.html"):
+        text = page.read_text()
+        assert "PROFILE=replay" not in text
+        assert "--profile replay" not in text
+        assert "archived" not in text.split("<footer>")[1]
     monkeypatch.setenv("REPRO_AUTHORS_DIR", str(tmp_path))
     assert verify(out / "report.json") == []
 
