@@ -124,7 +124,7 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
     "reset_temperature": DefenceNames(
         label("CleanCLIP, temperature reset"), {}, changes_start=True
     ),
-    "fresh_head": DefenceNames(label("CleanCLIP, new SSL head"), {}),
+    "fresh_head": DefenceNames(label("CleanCLIP, new SSL head"), {}, views=2),
     "par": DefenceNames(
         label("PAR"),
         {"threshold": Setting(2.15, most=4.0)},

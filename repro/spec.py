@@ -163,7 +163,7 @@ class Poison(Spec):
     target_class: str = Field(min_length=1)
     """Class name that the attack should evoke."""
     mode: Literal["dirty_label", "label_consistent"]
-    """Any pair with a new caption, or only pairs that name the target, with their caption."""
+    """Pairs that do not name the target, with a new caption, or pairs that do, with their own."""
     num_poisoned: dict[Dataset, PositiveInt]
     """Poisoned pairs per dataset."""
     seed: int

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from repro.check.noise import CPU, Check, Scale, Trainee, batch, known_device, noise_run
+from repro.data.memory import cores
 from repro.evaluate.folded import FoldedTower
 from repro.evaluate.zero_shot import evaluating, predict
-from repro.launch.places import cores, loader_workers
+from repro.launch.places import loader_workers
 from repro.plan.assumptions import load_assumptions
 from repro.plan.flops import count
 from repro.plan.forecast import arithmetic, pair_seconds

@@ -45,13 +45,18 @@ def _make(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]
     partial = path.with_suffix(".partial")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     # Written, not mapped: on a full disk a write raises an error, a map ends the process.
-    with partial.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for chunk in chunks:
-            file.write(np.ascontiguousarray(chunk).data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in chunks:
+                file.write(np.ascontiguousarray(chunk).data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        # A part of 30 GB would keep a full disk full.
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def has_room(path: Path, size: int) -> bool:

@@ -1,8 +1,8 @@
-"""The memory that a run may count on: of the machine, of its control group, and at most
-REPRO_MEMORY_BYTES.
+"""The cores and the memory that a run may count on. The memory is that of the machine, of its
+control group, and at most REPRO_MEMORY_BYTES.
 
-A small value makes a run of toy size take the ways of a large one: images are decoded at every
-step, and the BatchNorm groups of a rank are taken one after another.
+A small value of this makes a run of toy size take the ways of a large one: images are decoded at
+every step, and the BatchNorm groups of a rank are taken one after another.
 """
 
 import os
@@ -11,6 +11,14 @@ from pathlib import Path
 LIMIT = "REPRO_MEMORY_BYTES"
 """Environment variable with the most memory, in bytes, of the machine and of each of its GPUs."""
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    # Fewer than the machine's where Slurm or taskset binds the process; macOS cannot tell.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def machine_memory() -> int:

@@ -43,6 +43,7 @@ from repro.data.index import (
     pair_key,
 )
 from repro.data.keyed import keyed_digest
+from repro.data.memory import cores
 from repro.files import file_sha256
 from repro.ledger import read_npz
 
@@ -226,7 +227,7 @@ class PairStore:
     ) -> Iterator[NDArray[np.uint8]]:
         """Pixels of the rows in blocks, decoded by all cores."""
         # Threads suffice: Pillow releases the interpreter's lock while it decodes.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for block in np.array_split(rows, max(1, len(rows) // 256)):
                 images = pool.map(lambda i: self.decode(int(i), size, geometry), block)
                 yield np.array(list(images), dtype=np.uint8).reshape(len(block), size, size, 3)

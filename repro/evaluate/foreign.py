@@ -13,7 +13,6 @@ Shapes: N = evaluation images, n = those of the sample, C = classes, D = embeddi
 """
 
 import copy
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 
 from repro.data.images import ImageError, decode_image
 from repro.data.keyed import keyed_rng
+from repro.data.memory import cores
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.evaluate.prompts import PromptSet
@@ -263,7 +263,7 @@ class Judged:
                 raise ImageError(f"{path.name}: {error.reason}") from None
 
         classes = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for begin in range(0, len(numbers), IMAGE_BATCH):
                 images = [*pool.map(seen, numbers[begin : begin + IMAGE_BATCH])]
                 batch = torch.from_numpy(np.stack(images)).to(self.classifier.device)

@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.data.memory import cores
 from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
 
@@ -62,14 +63,6 @@ def devices() -> list[str]:
     # To CUDA, an empty list or -1 hides all devices.
     listed = [device.strip() for device in visible.split(",")]
     return [device for device in listed if device not in ("", "-1")]
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    # Fewer than the machine's where Slurm or taskset binds the process; macOS cannot tell.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def count_from_environment(name: str, default: int, least: int = 1) -> int:

@@ -13,8 +13,9 @@ import os
 import shutil
 from pathlib import Path
 
+from repro.data.memory import cores
 from repro.launch.jobs import Job, write_job
-from repro.launch.places import TRAINING_ENVIRONMENT, Place, cores
+from repro.launch.places import TRAINING_ENVIRONMENT, Place
 from repro.profile import STAGE_RUNS, graph_profile
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED, WORK, standard_inputs

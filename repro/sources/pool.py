@@ -8,6 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from repro.data.memory import cores
 from repro.events import die_with_parent
 
 Item = TypeVar("Item")
@@ -25,7 +26,7 @@ def on_all_cores(
     console = Console(stderr=True)
     # Spawned, not forked: the progress bar runs a thread.
     context = get_context("spawn")
-    with ProcessPoolExecutor(mp_context=context, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(cores(), context, die_with_parent) as pool:
         results = pool.map(function, items, chunksize=chunk)
         hidden = not console.is_terminal
         yield from track(results, label, len(items), console=console, disable=hidden)

@@ -8,9 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from open_clip.model import CLIP
 
 from repro.names import DefenceName, Loss
@@ -20,7 +18,6 @@ from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.ft_sam import ft_sam_step
 from repro.train.objectives import OBJECTIVES, Losses, Objective, Step, with_ssl_parts
-from repro.train.pairs import TrainingPairs
 from repro.train.par import par, without_push
 
 START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
@@ -41,8 +38,6 @@ class Defence:
     """(loss of the run, settings) to what is minimised."""
     start: Callable[[CLIP, Settings, int], None] | None = None
     """(model on the CPU, settings, seed): changes the weights before the first evaluation."""
-    rows: Callable[[CLIP, TrainingPairs, Settings], NDArray[np.int64]] | None = None
-    """(start model, pairs, settings) to the positions of the pairs that are trained on."""
     step: Callable[[Step], Losses] | None = None
     """Makes the update of a step, and returns the loss parts."""
     keeps_start: bool = False

@@ -145,9 +145,7 @@ class TrainingRun:
 
         self.task, self.spec, self.pairs = task, spec, task.pairs
         self.model, self.device, self.emit = model, device, emit
-        self.objective, (name, settings) = objective_of(spec), spec.defence_settings
-        if (rows_of := DEFENCES[name].rows) is not None:
-            self.pairs = task.pairs.subset(rows_of(model, task.pairs, settings))
+        self.objective = objective_of(spec)
 
         # As it is before training, also where the run goes on from a checkpoint.
         self.start: PairEncoder | None = None
@@ -156,7 +154,7 @@ class TrainingRun:
             self.start = PairEncoder(frozen, norm_groups(spec))
 
         self.start_weights: dict[str, Tensor] = {}
-        if DEFENCES[name].keeps_start:
+        if DEFENCES[spec.defence_settings.name].keeps_start:
             weights = model.named_parameters()
             self.start_weights = {key: value.detach().clone() for key, value in weights}
 

@@ -131,12 +131,6 @@ class TrainingPairs(Dataset[Batch]):
         same = self.spec.model_copy(update=start)
         return same, self.store.folder, self.rows.tobytes(), self._files, self.rank, self.ranks
 
-    def subset(self, positions: NDArray[np.int64]) -> TrainingPairs:
-        """The pairs at some positions in `rows`, as a run of its own."""
-        rows = self.rows[positions]
-        ranks = self.rank, self.ranks
-        return TrainingPairs(self.spec, self.store, rows, *self._files, *ranks, self.made)
-
     def positions(self, step: int) -> NDArray[np.int64]:
         """Positions in `rows` of a step's global batch, (B,); incomplete ones are dropped."""
         epoch, index = divmod(step, self.steps_per_epoch)

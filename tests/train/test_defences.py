@@ -315,26 +315,6 @@ def test_ft_sam_takes_the_gradient_up_the_hill(tmp_path: Path) -> None:
     assert_equal_models(plain, none, 0.0)
 
 
-def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
-    """By the start model; positions and steps are then of the chosen ones."""
-    chosen = []
-
-    class Chosen(Single):
-        def subset(self, positions: np.ndarray) -> "Chosen":
-            chosen.append(positions.tolist())
-            return self
-
-    def rows(model: CLIP, pairs: Any, settings: Any) -> np.ndarray:
-        return pairs.rows[::2]
-
-    def objective(name: Any, settings: Any) -> Objective:
-        return OBJECTIVES["mmcl"](0.0)
-
-    defence = replace(DEFENCES["cleanclip"], objective=objective, rows=rows)
-    run(tmp_path / "run", toy(defence), pairs=Chosen())
-    assert chosen == [list(range(0, 24, 2))]
-
-
 SCALE = torch.tensor(14.0, dtype=torch.float64)
 
 

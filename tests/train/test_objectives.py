@@ -185,8 +185,20 @@ def test_every_name_has_an_implementation_that_takes_its_settings() -> None:
         for loss in LOSSES:
             base = run_spec().model_copy(update={"loss": loss})
             spec = defended(base, name)
-            assert objective_of(spec).weights
             assert spec.num_views == (of_defence or LOSSES[loss].views)
+            assert objective_of(spec).weights
+            assert math.isfinite(loss_of(spec)), (name, loss)
+
+
+def loss_of(spec: RunSpec) -> float:
+    """The loss of a first batch of four pairs, with as many views as the run encodes."""
+    objective = objective_of(spec)
+    images, texts = (torch.stack(features(spec.num_views, 4, seed)) for seed in (0, 1))
+    own = objective.modules(16, 4).double() if objective.modules is not None else None
+    members = torch.arange(4) if own is not None else None
+    start = (images, texts) if objective.needs_start else None
+    batch = Batch(images, texts, torch.tensor(2.0, dtype=images.dtype), members, start)
+    return objective.total(batch, own)["loss"].item()
 
 
 def schedule(**changes: float | int | None) -> Schedule:
