@@ -1,6 +1,6 @@
 """Under which conditions the comparison was made: MMCL + SSL less MMCL models by four measures.
 
-A condition is a comparator, other cleaning pairs, other draws, another task, scale or defence.
+A condition is a comparator, other cleaning pairs, other draws, another task, model, scale or defence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +27,11 @@ SECONDARY = {
     "held_out": "with cleaning pairs that pre-training has not seen",
 }
 """Secondary comparisons in specs/claims.yaml, in words."""
-ELSEWHERE = {"scenes": "with images of two things, under captions that name both"}
-"""Studies that repeat the comparison on another task, in words."""
+ELSEWHERE = {
+    "scenes": "with images of two things, under captions that name both",
+    "vit": "with a vision transformer, which has no BatchNorm, in place of the ResNet",
+}
+"""Studies that repeat the comparison on another task or with another model, in words."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator
         judged = hypotheses.get(name, [])
         if not judged or any(row.verdict == Verdict.INCOMPLETE for row in judged):
             continue
-        found = {str(row.measure): row.sum for row in judged if row.sum}
+        # What is left at another rate does not compare with the other conditions.
+        found = {str(row.measure): row.sum for row in judged if row.sum and row.rate is None}
         yield _condition(name, words, _setting(*judged[0].setting), found)
 
 

@@ -21,10 +21,10 @@ from repro.report.measures import CleanedModel, Evaluations
 from repro.report.points import AUTHORS
 from repro.spec import CleanSize, Dataset, Objective
 
-APART = ("", draws.STUDY, "par", "whose_view", "confirm", "reversal", "scenes")
-"""Studies whose models the correlations leave out: other targets and captions are other tasks, and
-other second views another SSL term; `par`, `confirm` and `reversal` came after the correlations
-were told. The report's own runs are of the study "".
+APART = ("", draws.STUDY, "par", "whose_view", "confirm", "reversal", "scenes", "vit")
+"""Studies whose models the correlations leave out: other targets and captions are other tasks, a
+transformer is another model, and other second views make another SSL term; `par`, `confirm` and
+`reversal` came after the correlations were told. The report's own runs are of the study "".
 """
 CAPS = tuple(step / 200 for step in range(41))
 """ASR thresholds at which the trade-off is given: 0 to 20% by half a point."""

@@ -13,6 +13,9 @@ from repro.profile import load_profile
 from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
 from repro.report.studies import evidence_of, read_study_results
+from repro.report.study_tables import REPLICATES
+from repro.study.archive import read_archive
+from repro.study.spec import archive_of
 
 PAGES = [*sorted(Path().glob("*.md")), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -181,14 +184,33 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
     yield from parts([mini["scales"], mini["settings"]], float)
 
 
+def of_one_rank() -> Iterator[float]:
+    """The model on which `midi` was tried, by two ranks and by one: accuracy, ASR, loss by set."""
+    for archive in (archive_of("midi"), REPLICATES / "midi_one_rank.jsonl.gz"):
+        runs = [run for run in read_archive(archive) if run.record.spec.seed == 0]
+        starts = [run.rows[-1] for run in runs if run.record.spec.stage == "pretrain"]
+        assert len({(row.accuracy, row.asr("all")) for row in starts}) == 1
+        yield from (starts[0].accuracy, starts[0].asr("all"))
+        for variant in ("midi_as_it_is", "more_pairs"):
+            cleaned = [
+                row.accuracy
+                for run in runs
+                if (run.record.spec.stage, run.record.spec.variant) == ("clean", variant)
+                for row in run.rows
+                if row.step and row.asr("all") <= 0.05
+            ]
+            yield 1 - max(cleaned) / starts[0].accuracy
+
+
 def generated(root: Path) -> dict[str, set[str]]:
     """What the archives give, by kind of number: with their intervals, in percent, other ones."""
     with chdir(root):
         mini = document_of("mini")
         midi = document_of("midi")
+        tried = list(of_one_rank())
     readme = BLOCK.search((root / PROSE[0]).read_text())
     assert readme
-    shares = printed(*(100 * share for share in shares_of(mini, midi)))
+    shares = printed(*(100 * share for share in [*shares_of(mini, midi), *tried]))
     losses = [entry["loss_ssl"] for entry in mini["mechanism"]["models"]]
     correlations = parts(mini["mechanism"]["correlations"], float)
     return {

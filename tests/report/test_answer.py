@@ -300,6 +300,15 @@ def of_scenes(verdict: str) -> list[JudgedHypothesis]:
     ]
 
 
+def test_what_is_left_at_another_rate_is_no_part_of_a_condition(claims: Claims) -> None:
+    rows = [
+        row.model_copy(update={"rate": 2.5e-4 if row.measure == "asr_left_at_rate" else None})
+        for row in of_scenes(Verdict.SUPPORTED)
+    ]
+    answered = confirmed(claims, lambda *_: (0.4, 0.01), None, {"vit": rows})
+    assert told(answered, "vit").keys() == {"rate_doublings", "lost_at_cap"}
+
+
 def test_another_task_is_told_when_all_of_its_seeds_are_there(claims: Claims) -> None:
     def of_task(verdict: str) -> dict[str, tuple[float, bool]]:
         hypotheses = {"scenes": of_scenes(verdict)}

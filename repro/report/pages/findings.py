@@ -16,6 +16,7 @@ from repro.profile import load_profile
 from repro.report import draws as study_of_draws
 from repro.report.answer import answer
 from repro.report.claims import load_claims
+from repro.report.conditions import ELSEWHERE
 from repro.report.contrasts import LEVEL
 from repro.report.document import plain
 from repro.report.format import bounds_in_words, label, percent, rate
@@ -48,8 +49,6 @@ from repro.spec import Profile
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
-TASK = "scenes"
-"""Study of another task."""
 WITH_MEANS = tuple(name for name in EXPLAINING if name != "mechanism")
 """Studies of whose hypotheses the means are told that they compare."""
 BLOCKS = {
@@ -64,7 +63,7 @@ BLOCKS = {
         "defences",
         "effects",
         "draws",
-        TASK,
+        *ELSEWHERE,
     ),
     DATA: ("rounding",),
     HISTORY: ("tries",),
@@ -155,7 +154,7 @@ def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
         Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
         Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
         *(Table(name, name, MEANS, found["hypotheses"].get(name, [])) for name in WITH_MEANS),
-        _by_any_measure(TASK, found["hypotheses"].get(TASK, [])),
+        *(_by_any_measure(name, found["hypotheses"].get(name, [])) for name in ELSEWHERE),
         Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
