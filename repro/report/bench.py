@@ -118,7 +118,7 @@ def _cell(
         lost: {seed: asr_blind(model, lost) for seed, model in models.items()} for lost in ALLOWED
     }
     price = {seed: blind[ALLOWED[0]][seed].plus(of.times(-1)) for seed, of in left.items()}
-    ends = pd.concat(model.ends for model in models.values())
+    ends = pd.concat(model.ends.assign(asr=model.ends.test_asr) for model in models.values())
     by_rate = ends.groupby("learning_rate", as_index=False)[["kept", "asr"]].mean()
     return BenchCell(
         attack=TRIGGERS[spec.trigger.name],

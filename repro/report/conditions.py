@@ -1,6 +1,7 @@
 """Under which conditions the comparison was made: MMCL + SSL less MMCL models by four measures.
 
-A condition is a comparator, other cleaning pairs, other draws, another task, model, scale or defence.
+A condition is a comparator, other cleaning pairs, other draws, another task, model, scale or
+defence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -5,7 +5,7 @@ rules.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -262,7 +262,7 @@ def stated_hypotheses(
 ) -> dict[str, list[JudgedHypothesis]]:
     """The hypotheses of every study that states some, by its name."""
     return {
-        study.name: judged_hypotheses(study.name, study.spec, evaluations)
+        study.name: judged_hypotheses(study.name, study.spec, evaluations, study.seeds_due)
         for study in studies
         if study.spec.hypotheses
     }
@@ -275,12 +275,17 @@ def experimental_seeds(studies: Iterable[StudyResults]) -> set[int]:
     }
 
 
-def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list[JudgedHypothesis]:
-    """The hypotheses of a study in the order of its file, with what the seeds say."""
+def judged_hypotheses(
+    name: str, study: Study, evaluations: Evaluations, due: Collection[int] = ()
+) -> list[JudgedHypothesis]:
+    """The hypotheses of a study in the order of its file, with what the seeds say; `due` are seeds
+    that lack runs.
+    """
     contrasts = [_stated(name, study, hypothesis) for hypothesis in study.hypotheses]
     results = tested(contrasts, evaluations)
     return [
-        _hypothesis(study, *of) for of in zip(study.hypotheses, contrasts, results, strict=True)
+        _hypothesis(study, due, *of)
+        for of in zip(study.hypotheses, contrasts, results, strict=True)
     ]
 
 
@@ -310,11 +315,17 @@ def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
 
 
 def _hypothesis(
-    study: Study, hypothesis: Hypothesis, contrast: Contrast, result: Tested
+    study: Study,
+    due: Collection[int],
+    hypothesis: Hypothesis,
+    contrast: Contrast,
+    result: Tested,
 ) -> JudgedHypothesis:
     found = estimate(result.total) if result.total else None
     verdict, needed = Verdict.INCOMPLETE, None
-    if found and result.total.keys() >= _planned(study, hypothesis):
+    planned = _planned(study, hypothesis)
+    # A model has a measure of all rates as soon as it has one of some.
+    if found and result.total.keys() >= planned and planned.isdisjoint(due):
         # Bounds are taken as values.
         limits = estimate({seed: Value(of.value) for seed, of in result.total.items()}).limits
         verdict = judge(contrast, limits, result.p_holm)

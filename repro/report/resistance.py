@@ -243,7 +243,7 @@ class Correlation:
     dataset: Dataset
     clean_size: CleanSize
     pretrain_objective: Objective | None
-    """None for the models of both."""
+    """None for the models of all."""
     models: int
     loss_ssl: float
     loss_mmcl: float
@@ -303,7 +303,7 @@ def _model(runs: pd.DataFrame) -> MechanismModel:
 
 
 def _correlations(found: list[MechanismModel]) -> Iterator[Correlation]:
-    """By setting, of the models of both objectives and of each."""
+    """By setting, of the models of all objectives and of each."""
     if not found:
         return
     models = pd.DataFrame(found)

@@ -426,8 +426,8 @@ def _pooled(
 def _judge_against_all(cells: Sequence[CellVerdict], comparators: Sequence[str]) -> None:
     """A verdict other than "undecided" holds only if it holds against every comparator.
 
-    Of two that support the claim, the weaker one does. A comparator without the measure decides
-    nothing.
+    Of two that support the claim, the weaker one does; "smaller than the paper's" needs all. A
+    comparator without the measure decides nothing.
     """
     for cell in cells:
         alone: dict[str, str] = dict.fromkeys(comparators, Verdict.UNDECIDED)
@@ -439,6 +439,9 @@ def _judge_against_all(cells: Sequence[CellVerdict], comparators: Sequence[str])
         verdicts = list(alone.values())
         if all(verdict in SUPPORTING for verdict in verdicts):
             cell.verdict = min(verdicts, key=SUPPORTING.index)
+            # That it is smaller than the paper's is a further claim, not a weaker one.
+            if cell.verdict == Verdict.SMALLER and {*verdicts} != {Verdict.SMALLER}:
+                cell.verdict = Verdict.SUPPORTED
         else:
             # Two are the same but for a reason in brackets: "not tested (control failed)".
             same = len({verdict.split(" (")[0] for verdict in verdicts}) == 1

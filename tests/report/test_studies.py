@@ -486,6 +486,19 @@ def test_no_verdict_until_all_seeds_are_there() -> None:
     assert {row.sum.seeds for row in judged if row.sum} == {4}
 
 
+def test_no_verdict_while_a_seed_lacks_runs() -> None:
+    """With one of five rates each model has a measure of what cleans it, at that rate."""
+    study = load_study("scenes")
+    seeds = study.variants["scenes"].seeds
+    frame = study_frame({"scenes/mmcl": 0.9, "scenes/mmcl_ssl": 0.9}, seeds)
+    place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
+    evaluations = Evaluations(frame.assign(**place), CONTEXT)
+    whole = judged_hypotheses("scenes", study, evaluations)
+    assert "incomplete" not in {row.verdict for row in whole if row.sum}
+    partly = judged_hypotheses("scenes", study, evaluations, due={seeds[-1]})
+    assert {row.verdict for row in partly} == {"incomplete"}
+
+
 def test_a_bound_counts_as_a_value_and_is_shown_as_one() -> None:
     """No rate cleans the MMCL + SSL models."""
     study = load_study("scenes")

@@ -3,6 +3,7 @@
 import math
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from repro.report.contrasts import (
     BELOW,
     Contrast,
     Estimate,
+    Verdict,
     estimate,
     holm,
     judge,
@@ -42,6 +44,7 @@ from repro.report.verdicts import (
     CellVerdict,
     MeasureVerdict,
     Verdicts,
+    _judge_against_all,
     cell_verdicts,
     verdicts,
 )
@@ -220,6 +223,30 @@ def test_the_mean_of_one_dataset_is_compared_with_the_papers_of_that_dataset(
     evaluations = evaluations_of(arm(curve(2, noise=0.1), range(6)))
     rates = measure(cell_verdicts(evaluations, ONE, rules, "exact"), "rate_doublings")
     assert {cell.verdict for cell in rates.values()} == {"supported, smaller than the paper's"}
+
+
+@pytest.mark.parametrize(
+    ("alone", "together"),
+    [
+        ([Verdict.SMALLER, Verdict.SMALLER], Verdict.SMALLER),
+        ([Verdict.SMALLER, Verdict.SUPPORTED], Verdict.SUPPORTED),
+        ([Verdict.LIKE_PAPER, Verdict.SMALLER], Verdict.SUPPORTED),
+        ([Verdict.LIKE_PAPER, Verdict.SUPPORTED], Verdict.SUPPORTED),
+        ([Verdict.NEGLIGIBLE, Verdict.SMALLER], Verdict.NEGLIGIBLE),
+        ([Verdict.SUPPORTED, Verdict.REFUTED], Verdict.UNDECIDED),
+    ],
+)
+def test_smaller_than_the_papers_holds_against_all_comparators(
+    alone: list[str], together: str
+) -> None:
+    """One of them may be a bound, which has no upper limit."""
+    place = {"dataset": "cc6m", "clean_size": "200k", "verdict": "", "reason": ""}
+    cells = [
+        SimpleNamespace(comparator=str(number), alone=of, **place)
+        for number, of in enumerate(alone)
+    ]
+    _judge_against_all(cells, ["0", "1"])  # type: ignore[arg-type]
+    assert {cell.verdict for cell in cells} == {together}
 
 
 def test_a_comparator_without_the_measure_decides_nothing(claims: Claims) -> None:

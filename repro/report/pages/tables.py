@@ -558,7 +558,7 @@ correlation = partial(amount, unit="")
 
 CORRELATIONS = (
     SETTING,
-    Column("Models pre-trained with", "pretrain_objective", label, without="both"),
+    Column("Models pre-trained with", "pretrain_objective", label, without="all"),
     Column("Models", "models", number=True),
     Column("SSL loss", "loss_ssl", correlation, number=True),
     Column("MMCL loss", "loss_mmcl", correlation, number=True),
@@ -804,6 +804,11 @@ def _draw_share(of: Entry) -> Words:
     return Words(percent(of["value"]), interval(of["interval"], "fraction"))
 
 
+def _of_difference(row: Entry) -> str:
+    unit = "points" if row["unit"] == "fraction" else UNITS[row["unit"]]
+    return f"{row['title']} ({unit})"
+
+
 def _of_draws(row: Entry) -> Words:
     return estimate(row["difference"], row["unit"], signed=True)
 
@@ -813,7 +818,7 @@ def _of_seeds(row: Entry) -> Words | None:
 
 
 DRAWS = (
-    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})", width=0.17),
+    Column("Measure", _of_difference, width=0.17),
     SETTING,
     Column("Draws", "draws", number=True),
     Column("Over draws", _of_draws, width=0.17),
