@@ -362,12 +362,12 @@ def test_every_archive_behind_a_report_is_guarded(archive: Path, root: Path) -> 
     with pytest.warns(UserWarning, match=r"larger\.jsonl\.gz: not the file"):
         repro.points("mini")
 
-    # Of earlier code, and of another processor.
+    # Of earlier code, of another processor, of other ranks.
     larger.unlink()
     shutil.copytree(root / REPLICATES, REPLICATES)
     assert archive_problems("mini") == []
     earlier = sorted(REPLICATES.glob("*.gz"))
-    assert len(earlier) == 4
+    assert len(earlier) == 5
     for path in earlier:
         path.write_bytes(path.read_bytes() + b"\0")
     lines = archive_problems("mini")
