@@ -338,7 +338,9 @@ def test_a_missing_class_is_refused(scene, tmp_path):
     folder, _ = scene
     for label in range(len(NAMES) - 1):
         (tmp_path / str(label)).symlink_to(folder / "images" / str(label))
-    said = f"{len(NAMES) - 1} sub-folders.*allowed: one for each of the profile's {len(NAMES)} classes"
+    said = (
+        f"{len(NAMES) - 1} sub-folders.*allowed: one for each of the profile's {len(NAMES)} classes"
+    )
     with pytest.raises(SpecError, match=said):
         evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack(None), "smoke")
 
