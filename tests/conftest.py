@@ -16,6 +16,18 @@ from tests.support.launch import launch as launch
 from tests.support.launch import profile as profile
 from tests.support.pipeline import project as project
 
+# The user's cluster and database: no test submits, or records, anything there.
+for _name in list(os.environ):
+    if _name.startswith(("MONGO_URL", "SLURM_", "REPRO_SBATCH")) or _name in (
+        "REPRO_LAUNCHER",
+        "REPRO_RANKS",
+        "REPRO_SLOTS",
+        "REPRO_NODES",
+        "REPRO_LOADER_WORKERS",
+        "REPRO_MEMORY_BYTES",
+    ):
+        del os.environ[_name]
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = ROOT / "tests/seconds.json"
 """Seconds of each file of tests when it was last measured, by which they begin: longest first."""

@@ -173,9 +173,9 @@ def run_all(
         )
     # The stage of a run that was made ahead tries it again, and names it.
     failed = [
-        f"\n  {run.name}: {ends[run.name].reason}"
+        f"\n  {run.name}: {end.reason if end else 'another call makes it again'}"
         for run in waiting
-        if run.spec in specs and ends[run.name].status == "failed"
+        if run.spec in specs and ((end := ends.get(run.name)) is None or end.status == "failed")
     ]
     if failed:
         raise LaunchError(

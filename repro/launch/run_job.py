@@ -113,7 +113,8 @@ def _run_all(path: Path, job: JobFile, runs: dict[str, Run]) -> None:
 
 
 def _note_failure(run: Run, reason: str, attempts: Attempts, sacred: str | None = None) -> None:
-    if attempts.failed(run) == MAX_ATTEMPTS:
+    # More where another call has taken the record of its failure away.
+    if attempts.failed(run) >= MAX_ATTEMPTS:
         save_failure(run, reason, MAX_ATTEMPTS, sacred)
     else:
         say(f"{run.name}: {reason}; started again from its last checkpoint")

@@ -116,7 +116,7 @@ class Submitter:
             # A record may come later than the news that its job has ended: look twice.
             if submitted and run not in before:
                 continue
-            if submitted and self.attempts.failed(run) == ROUNDS:
+            if submitted and self.attempts.failed(run) >= ROUNDS:
                 log = WORK / "jobs" / self.name
                 save_failure(run, f"no result after {ROUNDS} Slurm jobs; see {log}", ROUNDS)
             else:
@@ -149,6 +149,9 @@ def submit(name: str, jobs: list[Job], worker: str) -> None:
     stage = jobs[0].runs[0].spec.stage.upper()
     command = [
         "sbatch",
+        # First: of an option that stands twice sbatch takes the last, and jobs are found by theirs.
+        *shlex.split(os.environ.get("REPRO_SBATCH", "")),
+        *shlex.split(os.environ.get(f"REPRO_SBATCH_{stage}", "")),
         "--parsable",
         f"--job-name={name}",
         f"--comment={part.name}",
@@ -162,8 +165,6 @@ def submit(name: str, jobs: list[Job], worker: str) -> None:
         f"--output={part}/%a.log",
         # One torchrun a node, which starts the node's ranks.
         *([] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]),
-        *shlex.split(os.environ.get("REPRO_SBATCH", "")),
-        *shlex.split(os.environ.get(f"REPRO_SBATCH_{stage}", "")),
         str(part / "job.sh"),
         sys.executable,
         str(part),

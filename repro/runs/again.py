@@ -101,7 +101,7 @@ def reopen(run: Run) -> None:
     """Before a start: a failed run goes on from its last checkpoint."""
     record = run.finished()
     if record and record.status == "failed":
-        (run.work_dir / "record.json").unlink()
+        (run.work_dir / "record.json").unlink(missing_ok=True)
 
 
 def refresh(run: Run, results: Path) -> None:

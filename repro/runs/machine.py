@@ -52,7 +52,7 @@ def commit_notice() -> str:
     try:
         git("rev-parse", "HEAD")
     except (OSError, RuntimeError) as error:
-        return f"records name no commit: {error}" if "dubious ownership" in str(error) else ""
+        return f"records name no commit: {error}" if "safe.directory" in str(error) else ""
     return ""
 
 

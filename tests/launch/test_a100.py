@@ -15,6 +15,7 @@ from repro.cli import commands
 from repro.data.cache import cached_array
 from repro.launch import slurm
 from repro.launch.jobs import Job, queues
+from repro.launch.places import Place
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import Run
 from repro.spec import RunSpec
@@ -88,6 +89,19 @@ def options_of(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     slurm.submit("name", jobs, "repro.worker")
     (call,) = calls
     return call
+
+
+@pytest.mark.usefixtures("here")
+def test_the_launcher_finds_its_jobs_whatever_the_user_names_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an option that stands twice sbatch takes the last."""
+    monkeypatch.setenv("REPRO_SBATCH", "--job-name=clip --comment=project --output=here.log")
+    run = run_of(clean_runs(load_profile("smoke"))[0])
+    command = options_of([Job((run,), Place((), ranks=1, threads=1))], monkeypatch)
+    for option in ("--job-name", "--comment", "--output"):
+        last = [value for value in command if value.startswith(f"{option}=")][-1]
+        assert last.split("=")[1] not in ("clip", "project", "here.log")
 
 
 @pytest.mark.usefixtures("here")

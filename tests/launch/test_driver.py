@@ -19,6 +19,7 @@ from repro.launch import driver, jobs, places, run_job, slurm, torchrun
 from repro.launch.driver import run_all, train_stage
 from repro.launch.jobs import Attempts, run_progress
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs.again import reopen
 from repro.runs.deliver import deliver
 from repro.runs.run import LaunchError, Run
 from repro.spec import Dataset, Profile, RunSpec, SpecError, Stage
@@ -33,6 +34,20 @@ def test_deaths_with_progress_between_them_do_not_count(profile: Profile, launch
     launch([spec], {spec.run_id: "die further"})
     assert published([spec]) == {spec.run_id: "completed"}
     assert len(started()) == 5
+
+
+def test_a_run_whose_failure_another_call_takes_away_is_not_started_for_ever(
+    profile: Profile, here: Path
+) -> None:
+    """The call opens it to make it again, while the job that had given it up is still there."""
+    run = Run(clean_runs(profile)[0], "a" * 16, {}, "code")
+    run.save()
+    attempts = Attempts()
+    for number in range(1, 4):
+        attempts.begin([run])
+        run_job._note_failure(run, "died", attempts)
+        assert (run.finished() is not None) == (number >= 2)
+        reopen(run)
 
 
 def test_a_failed_run_made_ahead_does_not_fail_the_stage(profile: Profile, launch: Launch) -> None:
@@ -309,7 +324,7 @@ def test_a_stop_on_two_nodes_leaves_rank_0_time_to_write(monkeypatch: pytest.Mon
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     command = torchrun.command(make_job(nodes=2, ranks=2, grace_seconds=100.0), Path("p"))
     assert "--wait=100" in command
-    assert "--kill-on-bad-exit=1" not in command
+    assert "--kill-on-bad-exit=0" in command
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def fresh_checkout(root: Path, folder: Path, *, whole_lock: bool = False) -> Pat
 def commit(folder: Path) -> None:
     """Commit all that git does not ignore."""
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", *author, "commit", "-qm", "start"], cwd=folder, check=True)
 
 
