@@ -104,8 +104,8 @@ use(
 
     Are they equal, or within the spread of the archived seeds? TARGET is a profile, by default that
     of params.yaml, or the path of an archive, such as results/studies/bench.jsonl.gz. Status 0 says
-    that they are, or that no archived run is to be compared with an archive, 1 that they are not, 2
-    that there are no runs.""",
+    that they are, 1 that they are not, 2 that there are no runs. An archive whose settings no other
+    has ends with 0.""",
     click.Argument(["target"], required=False),
     option(
         "--keep",

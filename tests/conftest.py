@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -16,17 +17,12 @@ from tests.support.launch import launch as launch
 from tests.support.launch import profile as profile
 from tests.support.pipeline import project as project
 
-# The user's cluster and database: no test submits, or records, anything there.
-for _name in list(os.environ):
-    if _name.startswith(("MONGO_URL", "SLURM_", "REPRO_SBATCH")) or _name in (
-        "REPRO_LAUNCHER",
-        "REPRO_RANKS",
-        "REPRO_SLOTS",
-        "REPRO_NODES",
-        "REPRO_LOADER_WORKERS",
-        "REPRO_MEMORY_BYTES",
-    ):
-        del os.environ[_name]
+LAUNCHER = re.compile(
+    "MONGO_URL|SLURM_|REPRO_(SBATCH|LAUNCHER|RANKS|SLOTS|NODES|LOADER_WORKERS|MEMORY_BYTES)"
+)
+"""Variables of the user's cluster and database: no test submits, or records, anything there."""
+for variable in filter(LAUNCHER.match, list(os.environ)):
+    del os.environ[variable]
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = ROOT / "tests/seconds.json"
@@ -41,11 +37,9 @@ def root() -> Path:
 
 @pytest.fixture
 def here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: nothing but a link to specs/, and no server of the user's."""
+    """The working folder: nothing but a link to specs/."""
     (tmp_path / "specs").symlink_to(root / "specs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MONGO_URL", raising=False)
-    monkeypatch.delenv("MONGO_URL_FILE", raising=False)
     return tmp_path
 
 

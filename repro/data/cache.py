@@ -53,10 +53,9 @@ def _make(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    finally:
         # A part of 30 GB would keep a full disk full.
         partial.unlink(missing_ok=True)
-        raise
 
 
 def has_room(path: Path, size: int) -> bool:

@@ -1,8 +1,8 @@
 """The cores and the memory that a run may count on. The memory is that of the machine, of its
 control group, and at most REPRO_MEMORY_BYTES.
 
-A small value of this makes a run of toy size take the ways of a large one: images are decoded at
-every step, and the BatchNorm groups of a rank are taken one after another.
+A small REPRO_MEMORY_BYTES makes a run of toy size take the ways of a large one: images are decoded
+at every step, and the BatchNorm groups of a rank are taken one after another.
 """
 
 import os

@@ -26,7 +26,7 @@ def on_all_cores(
     console = Console(stderr=True)
     # Spawned, not forked: the progress bar runs a thread.
     context = get_context("spawn")
-    with ProcessPoolExecutor(cores(), context, die_with_parent) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=context, initializer=die_with_parent) as pool:
         results = pool.map(function, items, chunksize=chunk)
         hidden = not console.is_terminal
         yield from track(results, label, len(items), console=console, disable=hidden)

@@ -32,7 +32,6 @@ def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("REPRO_SLOTS", "2")
-    monkeypatch.delenv("MONGO_URL", raising=False)
     Path("pairs").write_text("pairs")
     Path("behaviour.json").write_text("{}")
 

@@ -45,9 +45,7 @@ def test_archived_runs_of_a_study_are_done_in_a_fresh_clone(
     assert capsys.readouterr().out.endswith("; all runs are done\n")
 
 
-def test_models_that_another_study_trains_first_are_watched(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_another_study_trains_first_are_watched(here: Path) -> None:
     """`reversal` has cleaning runs alone. Their models are done once they are there."""
     watched = Watched.of_study("reversal")
     models = [spec for spec, _ in watched.runs if spec.stage == "pretrain"]
