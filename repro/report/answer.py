@@ -14,6 +14,7 @@ from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.judgements import JudgedHypothesis
+from repro.report.scales import Larger
 from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 from repro.spec import Objective
 
@@ -58,12 +59,12 @@ def answer(
     draws: Draws | None,
     learning_rate: float | None,
     hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
-    larger: Sequence[MeasureVerdict],
+    larger: Larger | None,
 ) -> Answer | None:
     """The answer in six lines; None before all seeds of the confirmation are archived.
 
     `learning_rate` is the one at which the ASR left is measured; `hypotheses` are those of studies,
-    `larger` has the verdicts at the larger scale.
+    `larger` is the larger scale.
     """
     if verdicts.confirmed is None:
         return None
@@ -170,11 +171,15 @@ def _levels(measure: MeasureVerdict, objective: Objective) -> str:
 
 
 def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float], str]) -> str:
-    """The least and the most under all conditions but the first."""
-    others = [of.differences[measure] for of in found[1:] if measure in of.differences]
-    if not others:
-        return ""
-    return f", and {_ends(others, words)} under other conditions"
+    """The least and the most under all conditions but the first; alone those at another rate."""
+    others = [of for of in found[1:] if measure in of.differences]
+    alone = [of for of in others if measure == "asr_left_at_rate" and of.rate is not None]
+    together = [of.differences[measure] for of in others if of not in alone]
+
+    says = f", and {_ends(together, words)} under other conditions" if together else ""
+    for of in alone:
+        says += f"; {of.says}, {words(of.differences[measure].mean)} at a rate of {rate(of.rate)}"
+    return says
 
 
 def _ends(estimates: Sequence[Estimate], words: Callable[[float], str]) -> str:

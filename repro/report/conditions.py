@@ -5,13 +5,14 @@ defence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repro.report.contrasts import Estimate, Verdict, mean_of
 from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
 from repro.report.format import label
 from repro.report.judgements import JudgedHypothesis
+from repro.report.scales import Larger
 from repro.report.studies import LARGER
 from repro.report.verdicts import WEAK, Beside, CellVerdict, MeasureVerdict, Verdicts
 from repro.spec import CleanSize, Dataset
@@ -47,13 +48,15 @@ class Condition:
     differences: dict[str, Estimate]
     """By measure, as means over the settings."""
     exploratory: bool = False
+    rate: float | None = None
+    """Learning rate of the ASR left, where it is not that of the answer."""
 
 
 def conditions(
     verdicts: Verdicts,
     draws: Draws | None,
     hypotheses: Mapping[str, Sequence[JudgedHypothesis]],
-    larger: Sequence[MeasureVerdict],
+    larger: Larger | None,
 ) -> list[Condition]:
     """Those of CleanCLIP, the first comparator of the confirmed verdicts first.
 
@@ -64,8 +67,10 @@ def conditions(
         *_secondary(verdicts.secondary),
         *_over_draws(draws),
         *_elsewhere(hypotheses),
-        _within(LARGER, f"at the larger scale, {LARGER}", larger),
     ]
+    if larger is not None:
+        of_larger = _within(LARGER, f"at the larger scale, {LARGER}", larger.measures)
+        every.append(replace(of_larger, rate=larger.evaluations.context.rate))
     return [condition for condition in every if condition.differences]
 
 
@@ -120,9 +125,10 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator
         judged = hypotheses.get(name, [])
         if not judged or any(row.verdict == Verdict.INCOMPLETE for row in judged):
             continue
-        # What is left at another rate does not compare with the other conditions.
-        found = {str(row.measure): row.sum for row in judged if row.sum and row.rate is None}
-        yield _condition(name, words, _setting(*judged[0].setting), found)
+        found = {str(row.measure): row.sum for row in judged if row.sum}
+        rates = [row.rate for row in judged if row.rate is not None]
+        condition = _condition(name, words, _setting(*judged[0].setting), found)
+        yield replace(condition, rate=rates[0] if rates else None)
 
 
 def _within(name: str, says: str, measures: Sequence[MeasureVerdict]) -> Condition:

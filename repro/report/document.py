@@ -106,7 +106,7 @@ def build_document(
         "scales": scale_rows(profile.name, by_arm, larger.evaluations, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, of_draws, context.rate, hypotheses, larger.measures),
+        "answer": answer(judged, of_draws, context.rate, hypotheses, larger),
         "verdicts": judged,
         "larger": {
             "measures": larger.measures if archived else [],

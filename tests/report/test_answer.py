@@ -43,7 +43,7 @@ def archived(claims: Claims) -> Answer:
         of_draws,
         5e-4,
         stated_hypotheses(studies, evaluations),
-        larger_scale("mini", claims).measures,
+        larger_scale("mini", claims),
     )
     assert found is not None
     return found
@@ -101,7 +101,8 @@ def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archive
     assert [*words.values()][:3] == ["yes", "yes", "no"]
     harder, cleaned, deployed, defences, *_ = (line.says for line in archived.lines)
     for said in (
-        "5.8%: a mean difference of 52.5 points [44.4, 60.6], and 26.4 to 52.8 under other",
+        "5.8%: a mean difference of 52.5 points [44.4, 60.6], and 40.0 to 52.8 under other",
+        "at the larger scale, midi, with a weak backdoor, 26.4 at a rate of 0.00035.",
         "at least 5.1 [3.8, 6.9] times the learning rate, and 3.6 to at least 6.9 under other",
     ):
         assert said in harder
@@ -139,7 +140,7 @@ def test_every_condition_is_told_by_the_same_measures(archived: Answer, root: Pa
 def test_an_estimate_over_fewer_seeds_than_its_condition_says_so() -> None:
     of = {"mean": 0.1, "interval": [0.0, 0.2], "at_least": False, "at_most": False}
     differences = {"asr_left_at_rate": of | {"seeds": 5}, "lost_at_cap": of | {"seeds": 3}}
-    row = {"says": "x", "settings": "y", "seeds": 5, "exploratory": False}
+    row = {"says": "x", "settings": "y", "seeds": 5, "exploratory": False, "rate": None}
     table = conditions({"conditions": [row | {"differences": differences}]}).markdown()
     assert "| +10.0 [0.0, 20.0] |" in table
     assert "| +10.0 [0.0, 20.0], 3 seeds |" in table
@@ -162,7 +163,7 @@ def confirmed(
 
     judged = verdicts(evaluations, claims, "mini", done, "exact")
 
-    found = answer(judged, of_draws, 5e-4, hypotheses or {}, [])
+    found = answer(judged, of_draws, 5e-4, hypotheses or {}, None)
     assert found is not None
     return found
 
@@ -300,13 +301,20 @@ def of_scenes(verdict: str) -> list[JudgedHypothesis]:
     ]
 
 
-def test_what_is_left_at_another_rate_is_no_part_of_a_condition(claims: Claims) -> None:
+def test_what_is_left_at_another_rate_is_told_with_it(claims: Claims) -> None:
+    """And not among what is left at the rate of the sentence."""
     rows = [
         row.model_copy(update={"rate": 2.5e-4 if row.measure == "asr_left_at_rate" else None})
         for row in of_scenes(Verdict.SUPPORTED)
     ]
     answered = confirmed(claims, lambda *_: (0.4, 0.01), None, {"vit": rows})
-    assert told(answered, "vit").keys() == {"rate_doublings", "lost_at_cap"}
+    assert told(answered, "vit").keys() == {"asr_left_at_rate", "rate_doublings", "lost_at_cap"}
+    (row,) = [of for of in answered.conditions if of.name == "vit"]
+    assert row.rate == 2.5e-4
+    says = answered.lines[0].says
+    assert f"; {row.says}, 30.0 at a rate of 0.00025." in says
+    same = confirmed(claims, lambda *_: (0.4, 0.01), None, {"scenes": of_scenes("supported")})
+    assert "30.0 at a rate of" not in same.lines[0].says
 
 
 def test_another_task_is_told_when_all_of_its_seeds_are_there(claims: Claims) -> None:
@@ -325,4 +333,4 @@ def test_another_task_is_told_when_all_of_its_seeds_are_there(claims: Claims) ->
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
     evaluations = evaluated(arm(lambda *_: (0.4, 0.01), range(3)))
     found = verdicts(evaluations, claims, "mini", {}, "proxy")
-    assert answer(found, None, None, {}, []) is None
+    assert answer(found, None, None, {}, None) is None

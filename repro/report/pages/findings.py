@@ -108,7 +108,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     about = studied(results, by_arm, profile.evaluate.confidence)
     of_draws = study_of_draws.draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED))
     stated = stated_hypotheses(results, by_arm)
-    larger = larger_scale(DOCUMENTED, claims).measures
+    larger = larger_scale(DOCUMENTED, claims)
     found = plain(
         {
             **vars(about),

@@ -200,7 +200,8 @@ def _differing(head: str, measure: str) -> Column:
 
 
 def _condition(row: Entry) -> str:
-    return f"{row['says']}{' (exploratory)' if row['exploratory'] else ''}"
+    at = f", ASR left at {rate(row['rate'])}" if row["rate"] is not None else ""
+    return f"{row['says']}{at}{' (exploratory)' if row['exploratory'] else ''}"
 
 
 CONDITIONS = (
