@@ -87,6 +87,14 @@ class Hypothesis(Spec):
     negligible: Annotated[FiniteFloat, Field(gt=0)]
     """Smallest difference that counts, for refutation."""
 
+    @model_validator(mode="after")
+    def _rate_belongs_to_its_measure(self) -> Self:
+        if self.rate is not None and self.measure != "asr_left_at_rate":
+            raise ValueError(
+                f"rate: {self.rate} (allowed: none, for {self.measure} is over all rates)"
+            )
+        return self
+
 
 class Study(Plugged):
     """specs/studies/<name>.yaml, with `defaults` filled in."""

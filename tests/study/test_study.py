@@ -81,6 +81,7 @@ def test_data_that_tell_of_other_settings_are_refused(here: Path) -> None:
         ({"contrast": {"nobody_*/mmcl_ssl": 1.0, "cleanclip/mmcl": -1.0}}, "'nobody_.*allowed"),
         ({"measure": "taste"}, r"hypotheses\.0\.measure"),
         ({"rate": -1.0}, r"hypotheses\.0\.rate"),
+        ({"rate": 5e-4, "measure": "lost_at_cap"}, r"rate: 0.0005 \(allowed: none, for lost"),
         ({"loss": "ssl"}, r"loss: ssl \(allowed: mmcl_ssl\)"),
     ],
 )
