@@ -18,6 +18,7 @@ from repro.train.build import build_model
 from repro.train.loop import Task, train
 from repro.train.predictions import Predictions
 from repro.train.process.stopping import Stop
+from repro.train.step import training_step
 from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")
@@ -124,6 +125,19 @@ def assert_equal_models(one: CLIP, other: CLIP, tolerance: float) -> None:
         torch.testing.assert_close(
             a, b, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def signal_in(at: int, step: Any = training_step) -> Any:
+    """Training steps; the one with the number `at`, from 1 and over all runs, is asked to stop."""
+    made: list[int] = []
+
+    def signalled(*arguments: Any) -> Any:
+        made.append(at)
+        if len(made) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    return signalled
 
 
 def signal_at(step: int) -> Any:

@@ -42,6 +42,7 @@ from tests.support.short_run import (
     run_spec,
     run_to_outcome,
     signal_at,
+    signal_in,
 )
 
 
@@ -213,13 +214,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIP, list[Ro
     return run(folder, run_spec()), rows_of(folder)
 
 
-@pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS))
+@pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS + 1))
 def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(
     undisturbed: Any, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    monkeypatch.setattr(loop, "training_step", signal_in(step))
     with pytest.raises(Interrupted):
-        run(tmp_path, run_spec(), emit=signal_at(step))
+        run(tmp_path, run_spec())
     model, rows = undisturbed
     assert_equal_models(run(tmp_path, run_spec()), model, 0)
     resumed = rows_of(tmp_path)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.support.short_run import (
     run,
     run_spec,
     signal_at,
+    signal_in,
 )
 
 
@@ -101,7 +103,7 @@ def diverging(bad: int, made: list[int]) -> Any:
     return step
 
 
-@pytest.fixture(scope="module", params=[4, 5])
+@pytest.fixture(scope="module")
 def diverged(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[int, str]:
     """The loss of step 4, that of an evaluation, or of step 5, between two, is no number; rows."""
     folder = tmp_path_factory.mktemp("diverged")
@@ -111,22 +113,19 @@ def diverged(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[int
     return request.param, repr(rows(folder))
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("diverged", "step"),
+    [*product([4], range(1, 5)), *product([5], range(1, 7))],
+    indirect=["diverged"],
+)
 def test_a_run_that_diverges_ends_the_same_wherever_it_was_stopped(
     diverged: tuple[int, str], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-
-    def stopping(event: str, content: dict[str, Any]) -> None:
-        if len(made) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "training_step", diverging(diverged[0], made))
-    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    try:
-        run(tmp_path, run_spec(), emit=stopping)
-    except Interrupted:
+    steps = signal_in(step, diverging(diverged[0], []))
+    monkeypatch.setattr(loop, "training_step", steps)
+    with pytest.raises(Interrupted):
         run(tmp_path, run_spec())
+    run(tmp_path, run_spec())
     assert repr(rows(tmp_path)) == diverged[1]
 
 
