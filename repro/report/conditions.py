@@ -34,6 +34,7 @@ ELSEWHERE = {
     "vit": "with a vision transformer, which has no BatchNorm, in place of the ResNet",
 }
 """Studies that repeat the comparison on another task or with another model, in words."""
+WITH_WEAK = ", with a weak backdoor"
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,15 @@ def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator
             continue
         found = {str(row.measure): row.sum for row in judged if row.sum}
         rates = [row.rate for row in judged if row.rate is not None]
-        condition = _condition(name, words, _setting(*judged[0].setting), found)
+        says = f"{words}{WITH_WEAK if any(row.weak for row in judged) else ''}"
+        condition = _condition(name, says, _setting(*judged[0].setting), found)
         yield replace(condition, rate=rates[0] if rates else None)
 
 
 def _within(name: str, says: str, measures: Sequence[MeasureVerdict]) -> Condition:
     """That of exploratory verdicts in one setting."""
     cells = [measure.cells[0] for measure in measures]
-    weak = ", with a weak backdoor" if any(WEAK in cell.marks for cell in cells) else ""
+    weak = WITH_WEAK if any(WEAK in cell.marks for cell in cells) else ""
     found = {measure.measure: measure.cells[0].difference for measure in measures}
     return _condition(name, f"{says}{weak}", _settings(cells), found, exploratory=True)
 

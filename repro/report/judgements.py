@@ -245,6 +245,8 @@ class JudgedHypothesis(Hypothesis):
     """Also where the study's file names none, because it has one of each."""
     means: dict[str, float]
     """Of the measure, for the models of each term of the contrast; empty without any seed."""
+    weak: bool
+    """Do some of its models have a weak backdoor before cleaning, by the rules' mean ASR?"""
     sum: Estimate | None
     """Of the contrast, over the seeds that have all of its models; None without any."""
     p: float | None
@@ -284,9 +286,15 @@ def judged_hypotheses(
     contrasts = [_stated(name, study, hypothesis) for hypothesis in study.hypotheses]
     results = tested(contrasts, evaluations)
     return [
-        _hypothesis(study, due, *of)
+        _hypothesis(study, due, *of, weak=_is_weak(of[1], evaluations))
         for of in zip(study.hypotheses, contrasts, results, strict=True)
     ]
+
+
+def _is_weak(contrast: Contrast, evaluations: Evaluations) -> bool:
+    every = (evaluations.models(of).values() for of in contrast.terms)
+    starts = [fmean(model.start.asr for model in models) for models in every if models]
+    return any(asr < evaluations.context.weak_start for asr in starts)
 
 
 def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
@@ -320,6 +328,7 @@ def _hypothesis(
     hypothesis: Hypothesis,
     contrast: Contrast,
     result: Tested,
+    weak: bool,
 ) -> JudgedHypothesis:
     found = estimate(result.total) if result.total else None
     verdict, needed = Verdict.INCOMPLETE, None
@@ -341,6 +350,7 @@ def _hypothesis(
     return JudgedHypothesis(
         **hypothesis.model_dump() | {"setting": (of.dataset, of.clean_size)},
         means=means,
+        weak=weak,
         sum=found,
         p=result.p_holm,
         verdict=verdict,

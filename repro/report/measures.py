@@ -48,12 +48,14 @@ class Context(NamedTuple):
     rate: float | None
     hull_cap: float
     kept_share: float
+    weak_start: float
 
     @classmethod
     def of(cls, claims: Claims, profile: Profile) -> Context:
         """As the claims file has it for a profile."""
         rules, cap = claims.rules, profile.evaluate.asr_cap
-        return cls(cap, rules.rate.get(profile.name), rules.hull_cap, claims.kept_share)
+        rate = rules.rate.get(profile.name)
+        return cls(cap, rate, rules.hull_cap, claims.kept_share, rules.weak_start)
 
 
 BEST_FIRST = {"accuracy": False, "asr": True, "epoch": True, "run": True, "index": True}

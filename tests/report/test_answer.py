@@ -292,6 +292,7 @@ def of_scenes(verdict: str) -> list[JudgedHypothesis]:
             expect="above",
             negligible=0.1,
             means={},
+            weak=False,
             sum=estimate({seed: Value(mean) for seed in range(5)}),
             p=0.01,
             verdict=verdict,
@@ -313,6 +314,10 @@ def test_what_is_left_at_another_rate_is_told_with_it(claims: Claims) -> None:
     assert row.rate == 2.5e-4
     says = answered.lines[0].says
     assert f"; {row.says}, 30.0 at a rate of 0.00025." in says
+    assert "weak" not in row.says
+    weak = [row.model_copy(update={"weak": True}) for row in rows]
+    answered = confirmed(claims, lambda *_: (0.4, 0.01), None, {"vit": weak})
+    assert f"; {row.says}, with a weak backdoor, 30.0 at" in answered.lines[0].says
     same = confirmed(claims, lambda *_: (0.4, 0.01), None, {"scenes": of_scenes("supported")})
     assert "30.0 at a rate of" not in same.lines[0].says
 

@@ -88,7 +88,7 @@ def table_of(models: Made, study: Study | None = None) -> StudyTable:
     return table_from(frame_of(models), study)
 
 
-CONTEXT_OF_TABLES = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0)
+CONTEXT_OF_TABLES = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0, weak_start=0.9)
 
 
 def table_from(frame: pd.DataFrame, study: Study, *, effects: bool = True) -> StudyTable:
@@ -497,6 +497,18 @@ def test_no_verdict_while_a_seed_lacks_runs() -> None:
     assert "incomplete" not in {row.verdict for row in whole if row.sum}
     partly = judged_hypotheses("scenes", study, evaluations, due={seeds[-1]})
     assert {row.verdict for row in partly} == {"incomplete"}
+
+
+@pytest.mark.parametrize(("asr", "weak"), [(0.89, True), (0.91, False)])
+def test_models_of_a_weak_backdoor_are_marked(asr: float, weak: bool) -> None:
+    study = load_study("scenes")
+    seeds = study.variants["scenes"].seeds
+    frame = study_frame({"scenes/mmcl": 0.01, "scenes/mmcl_ssl": 0.5}, seeds)
+    weaker = (frame.step == 0) & (frame.pretrain_objective == "mmcl")
+    place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
+    frame = frame.assign(asr=frame.asr.mask(weaker, asr), **place)
+    judged = judged_hypotheses("scenes", study, Evaluations(frame, CONTEXT))
+    assert {row.weak for row in judged} == {weak}
 
 
 def test_a_bound_counts_as_a_value_and_is_shown_as_one() -> None:

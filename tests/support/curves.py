@@ -18,7 +18,7 @@ Outcome = Callable[[Objective, int, float], End]
 """The end of a run by objective, seed and learning rate."""
 
 
-CONTEXT = Context(cap=0.05, rate=4e-4, hull_cap=0.2, kept_share=0.95)
+CONTEXT = Context(cap=0.05, rate=4e-4, hull_cap=0.2, kept_share=0.95, weak_start=0.9)
 
 
 def evaluated(frame: pd.DataFrame, context: Context = CONTEXT) -> Evaluations:
