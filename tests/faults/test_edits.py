@@ -24,7 +24,7 @@ from tests.support.checkout import results, said, verify
 from tests.support.processes import processes, wait_for
 from tests.support.synthetic import short_graph
 
-ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "2"))
 TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "0"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 PATIENCE_SECONDS = 30.0
