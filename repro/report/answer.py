@@ -4,6 +4,7 @@ Each line is a question with a short answer and a few sentences, over the confir
 conditions under them have the numbers of all other comparisons.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from repro.report.draws import Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.judgements import JudgedHypothesis
 from repro.report.scales import Larger
-from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
+from repro.report.verdicts import AGAINST, Beside, CellVerdict, MeasureVerdict, Verdicts
 from repro.spec import Objective
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
@@ -74,12 +75,14 @@ def answer(
     defences = by_defence(verdicts.beside)
     left, lost = of["asr_left_at_rate"], of["lost_at_cap"]
     harder = _harder(left, of["rate_doublings"], found, learning_rate)
-    deployed = _deployed(of.get("accuracy_at_cap"), found)
+    deployed = _deployed(of.get("accuracy_at_cap"), found, _word([left.verdict]) == "yes")
     lines = [
         harder,
-        _cleaned(lost, found),
+        _cleaned(lost, found, verdicts.beside),
         deployed,
-        *_other_defences(defences, left.negligible, hypotheses.get(REVERSAL, [])),
+        *_other_defences(
+            verdicts.beside, left.negligible, hypotheses.get(REVERSAL, []), learning_rate
+        ),
         _range_of(len(verdicts.confirmed_seeds), found),
         Line(
             "Are the models safe to use?",
@@ -156,11 +159,11 @@ def _harder(
     return Line(
         "Are MMCL + SSL models harder to clean by CleanCLIP?",
         _word([left.verdict, rates.verdict]),
-        f"At a learning rate of {rate(learning_rate)} it leaves them an ASR of "
-        f"{_levels(left, 'mmcl_ssl')}%, by setting, and MMCL models one of "
-        f"{_levels(left, 'mmcl')}%: a mean difference of {_points(points, ' points')}"
-        f"{_elsewhere(found, left.measure, percent)}. Before cleaning it is {_range(before)}% on "
-        f"both. Cleaning them takes {_factor(times)} times the learning rate"
+        f"Before cleaning the ASR is {_range(before)}% on both. At a learning rate of "
+        f"{rate(learning_rate)} CleanCLIP leaves {_levels(left, 'mmcl_ssl')}% on MMCL + SSL "
+        f"models, by setting, and {_levels(left, 'mmcl')}% on MMCL models: a mean difference of "
+        f"{_points(points, ' points')}{_elsewhere(found, left.measure, percent)}. "
+        f"Cleaning MMCL + SSL models takes {_factor(times)} times the learning rate"
         f"{_elsewhere(found, rates.measure, factor)}.",
     )
 
@@ -188,15 +191,18 @@ def _ends(estimates: Sequence[Estimate], words: Callable[[float], str]) -> str:
     return " to ".join(f"{_bound(of)}{words(of.mean)}" for of in ends)
 
 
-def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
+def _cleaned(lost: MeasureVerdict, found: Sequence[Condition], beside: Sequence[Beside]) -> Line:
     ssl = [cell.control_ssl for cell in _first(lost) if cell.control_ssl]
     cleaned, every = sum(of.cleaned for of in ssl), sum(of.seeds for of in ssl)
     seeds = max((of.seeds for of in ssl), default=0)
+    sizes = Counter(label(cell.dataset) for cell in _first(lost))
+    shared = [f"; those of {name} clean the same models" for name, of in sizes.items() if of > 1]
     text = (
-        f"CleanCLIP cleans them in {cleaned} of {every} cases ({seeds} seeds in {len(ssl)} "
-        f"settings). They lose {_levels(lost, 'mmcl_ssl')}% of their accuracy, by setting, and "
-        f"MMCL models {_levels(lost, 'mmcl')}%, where the paper has hardly any loss. The mean "
-        f"difference is {_points(found[0].differences[lost.measure], ' points')}"
+        f"Some learning rate cleans them in {cleaned} of {every} cases ({seeds} seeds in "
+        f"{len(ssl)} settings{''.join(shared)}){_cleaned_beside(beside)}. They lose "
+        f"{_levels(lost, 'mmcl_ssl')}% of their accuracy, by setting. MMCL models lose "
+        f"{_levels(lost, 'mmcl')}%, and by the paper hardly any. The mean difference is "
+        f"{_points(found[0].differences[lost.measure], ' points')}"
         f"{_elsewhere(found, lost.measure, percent)}."
     )
     paper = lost.paper or {}
@@ -219,11 +225,22 @@ def _cleaned(lost: MeasureVerdict, found: Sequence[Condition]) -> Line:
     )
 
 
+def _cleaned_beside(beside: Sequence[Beside]) -> str:
+    """How many of the seeds on which another defence was tried CleanCLIP cleans as well."""
+    cells = [cell for entry in beside[:1] for measure in entry.measures for cell in measure.cells]
+    controls = [cell.control_ssl for cell in cells if cell.control_ssl]
+    if not controls:
+        return ""
+    return f", and on {controls[0].seeds} other seeds in {controls[0].cleaned}"
+
+
 DEPLOYED = {"no": "MMCL + SSL", "yes": "MMCL"}
 """The cleaned model to take, by whether it is better to pre-train with MMCL alone."""
 
 
-def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Line:
+def _deployed(
+    accuracy: MeasureVerdict | None, found: Sequence[Condition], more_is_left: bool
+) -> Line:
     question = "Is it better to pre-train with MMCL alone?"
     main = found[0].differences.get("accuracy_at_cap")
     if accuracy is None or main is None:
@@ -252,6 +269,11 @@ def _deployed(accuracy: MeasureVerdict | None, found: Sequence[Condition]) -> Li
             f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model, if one can "
             "measure the ASR: that takes the trigger."
         )
+    if more_is_left:
+        text += (
+            " Without the trigger nobody sees which rate cleans, and at one rate for both, more of "
+            "the backdoor is left on MMCL + SSL models."
+        )
     return Line(question, word, text)
 
 
@@ -277,18 +299,30 @@ def _ahead(difference: Estimate, negligible: float) -> str:
 
 
 def _other_defences(
-    defences: Sequence[Condition], negligible: float, reversal: Sequence[JudgedHypothesis]
+    beside: Sequence[Beside],
+    negligible: float,
+    reversal: Sequence[JudgedHypothesis],
+    learning_rate: float | None,
 ) -> Iterator[Line]:
     """How much more is left on MMCL + SSL models, by what cleaned them at the same rate.
 
     Nothing where only CleanCLIP is there.
     """
-    if len(defences) < 2:
+    left = {
+        entry.name: measure.cells[0]
+        for entry in beside
+        for measure in entry.measures
+        if measure.measure == "asr_left_at_rate" and measure.cells
+    }
+    if len(left) < 2:
         return
 
-    left = {of.says: of.differences["asr_left_at_rate"] for of in defences}
-    told = [f"{_points(of, ' points')} when {says}" for says, of in left.items()]
-    *_, last = left.values()
+    told = [
+        f"{_points(cell.difference, ' points')} when {says} ({percent(cell.mmcl_ssl.mean)} and "
+        f"{percent(cell.mmcl.mean)}%)"
+        for says, cell in left.items()
+    ]
+    last = [*left.values()][-1].difference
     low, high = last.limits or (-1.0, 1.0)
     word = "undecided"
     if low > 0:
@@ -299,8 +333,8 @@ def _other_defences(
         "Does it hold for another defence?",
         word,
         f"On {last.seeds} other seeds the ASR of MMCL + SSL models is higher than that of MMCL "
-        f"models by {' and '.join(told)} at the same learning rate (exploratory; PAR is Perturb "
-        f"and Recover, a later defence).{_reversed(reversal)}",
+        f"models by {' and '.join(told)}, at a learning rate of {rate(learning_rate)} "
+        f"(exploratory; PAR is Perturb and Recover, a later defence).{_reversed(reversal)}",
     )
 
 

@@ -101,19 +101,26 @@ def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archive
     assert [*words.values()][:3] == ["yes", "yes", "no"]
     harder, cleaned, deployed, defences, *_ = (line.says for line in archived.lines)
     for said in (
-        "5.8%: a mean difference of 52.5 points [44.4, 60.6], and 40.0 to 52.8 under other",
+        "5.8% on MMCL models: a mean difference of 52.5 points [44.4, 60.6], and 40.0 to 52.8 under",
         "at the larger scale, midi, with a weak backdoor, 26.4 at a rate of 0.00035.",
         "at least 5.1 [3.8, 6.9] times the learning rate, and 3.6 to at least 6.9 under other",
     ):
         assert said in harder
     for said in (
+        "30 of 30 cases (10 seeds in 3 settings; those of CC6M clean the same models), and on 5 ",
+        "other seeds in 4. They lose 11.1",
         "The mean difference is 8.8 points [5.7, 11.8], and 5.5 to 13.3 under other conditions.",
         "In the 100K settings it is 9.9 (CC3M) and 9.4 (CC6M); in the paper 20 and 46.",
     ):
         assert said in cleaned
-    assert "the difference is −0.1 points [−1.7, 1.5]: neither is ahead" in deployed
     for said in (
-        "46.1 points [31.2, 61.0] when cleaned by CleanCLIP and 0.8 points [−1.5, 3.1] when",
+        "the difference is −0.1 points [−1.7, 1.5]: neither is ahead",
+        "at one rate for both, more of the backdoor is left on MMCL + SSL models.",
+    ):
+        assert said in deployed
+    for said in (
+        "46.1 points [31.2, 61.0] when cleaned by CleanCLIP (48.6 and 2.5%) and 0.8 points",
+        "when cleaned by PAR (1.1 and 0.4%), at a learning rate of 0.0005 (exploratory;",
         "PAR leaves 40.9 points [24.6, 57.3] more on the MMCL models (learning rate 0.00025",
     ):
         assert said in defences
@@ -221,6 +228,7 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     assert alike.lines[2].answer == "undecided"
     assert "at least" not in alike.lines[0].says
     assert "as the paper says" not in alike.headline
+    assert "at one rate for both" not in alike.lines[2].says
 
 
 def over_draws(complete: int) -> Draws:
