@@ -114,7 +114,6 @@ class Erratum(Spec):
     operation: Literal["relative_drop", "difference", "ratio", "product", "sum", "none"]
     terms: list[Term]
     """As many as the operation takes: two, any number of a sum, and none of "none"."""
-    unit: Literal["fraction", "count", "percentage points"]
 
     @property
     def result(self) -> float | None:
