@@ -142,7 +142,8 @@ COST: dict[str, str] = {
 }
 ADVICE = {
     "yes": "It is better to pre-train with MMCL alone.",
-    "no": "Pre-training with MMCL alone is no better, for those who can measure the ASR.",
+    "no": "With the ResNet, pre-training with MMCL alone is no better, for those who can measure "
+    "the ASR.",
     "undecided": "Whether it is better to pre-train with MMCL alone is open.",
 }
 """The three parts of the claim, by what is found of them."""
@@ -181,7 +182,9 @@ def _elsewhere(found: Sequence[Condition], measure: str, words: Callable[[float]
 
     says = f", and {_ends(together, words)} under other conditions" if together else ""
     for of in alone:
-        says += f"; {of.says}, {words(of.differences[measure].mean)} at a rate of {rate(of.rate)}"
+        marked = " (exploratory)" if of.exploratory else ""
+        found_there = words(of.differences[measure].mean)
+        says += f"; {of.says}, {found_there} at a rate of {rate(of.rate)}{marked}"
     return says
 
 
@@ -198,8 +201,8 @@ def _cleaned(lost: MeasureVerdict, found: Sequence[Condition], beside: Sequence[
     sizes = Counter(label(cell.dataset) for cell in _first(lost))
     shared = [f"; those of {name} clean the same models" for name, of in sizes.items() if of > 1]
     text = (
-        f"Some learning rate cleans them in {cleaned} of {every} cases ({seeds} seeds in "
-        f"{len(ssl)} settings{''.join(shared)}){_cleaned_beside(beside)}. They lose "
+        f"Some learning rate of CleanCLIP cleans them in {cleaned} of {every} cases ({seeds} "
+        f"seeds in {len(ssl)} settings{''.join(shared)}){_cleaned_beside(beside)}. They lose "
         f"{_levels(lost, 'mmcl_ssl')}% of their accuracy, by setting. MMCL models lose "
         f"{_levels(lost, 'mmcl')}%, and by the paper hardly any. The mean difference is "
         f"{_points(found[0].differences[lost.measure], ' points')}"
@@ -271,8 +274,8 @@ def _deployed(
         )
     if more_is_left:
         text += (
-            " Without the trigger nobody sees which rate cleans, and at one rate for both, more of "
-            "the backdoor is left on MMCL + SSL models."
+            " Without the trigger nobody sees which rate cleans, and at one rate for both "
+            "CleanCLIP leaves more of the backdoor on MMCL + SSL models."
         )
     return Line(question, word, text)
 

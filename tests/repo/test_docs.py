@@ -176,9 +176,12 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
     for study in ("par", "confirm", "reversal"):
         yield from parts([row["means"] for row in mini["hypotheses"][study]], float)
     for study in mini["studies"]:
-        if study["name"] == "scenes":
+        if study["name"] in ("scenes", "vit"):
             for row in study["rows"]:
-                yield from (row["measures"][name]["mean"] for name in ("accuracy", "asr"))
+                yield from (
+                    row["measures"][name]["mean"]
+                    for name in ("accuracy", "asr", "cleaned_accuracy")
+                )
     for row in mini["draws"]["rows"]:
         yield stdev(row["difference"]["by_seed"].values())
     yield from parts([mini["scales"], mini["settings"]], float)

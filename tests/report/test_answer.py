@@ -32,7 +32,7 @@ def claims() -> Claims:
 
 @pytest.fixture(scope="module")
 def archived(claims: Claims) -> Answer:
-    names = ("confirm", "draws", "matched", "mechanism", "bench", "reversal", "scenes")
+    names = ("confirm", "draws", "matched", "mechanism", "bench", "reversal", "scenes", "vit")
     studies = [of for of in read_study_results("mini") if of.name.startswith(names)]
     frame = pd.concat([study.frame for study in studies], ignore_index=True)
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
@@ -102,8 +102,9 @@ def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archive
     harder, cleaned, deployed, defences, *_ = (line.says for line in archived.lines)
     for said in (
         "5.8% on MMCL models: a mean difference of 52.5 points [44.4, 60.6], and 40.0 to 52.8 under",
-        "at the larger scale, midi, with a weak backdoor, 26.4 at a rate of 0.00035.",
-        "at least 5.1 [3.8, 6.9] times the learning rate, and 3.6 to at least 6.9 under other",
+        "in place of the ResNet, with a weak backdoor, 31.7 at a rate of 0.00025; at the larger",
+        "at the larger scale, midi, with a weak backdoor, 26.4 at a rate of 0.00035 (exploratory).",
+        "at least 5.1 [3.8, 6.9] times the learning rate, and 1.5 to at least 6.9 under other",
     ):
         assert said in harder
     for said in (
@@ -115,7 +116,7 @@ def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archive
         assert said in cleaned
     for said in (
         "the difference is −0.1 points [−1.7, 1.5]: neither is ahead",
-        "at one rate for both, more of the backdoor is left on MMCL + SSL models.",
+        "at one rate for both CleanCLIP leaves more of the backdoor on MMCL + SSL models.",
     ):
         assert said in deployed
     for said in (

@@ -226,9 +226,9 @@ def conditions(answer: Entry | None) -> Table:
         "learning rate the factor. What is lost is a share of the accuracy before cleaning. ≥: "
         "mean and interval are lower bounds, for on some seeds the lowest rate tried cleans the "
         "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
-        "kinds; –: not measured or not tested. For other draws, images of two things and the "
-        "defences no models were trained without poison, so that what cleaning costs without a "
-        "backdoor is not known there.",
+        "kinds; –: not measured or not tested. For other draws, images of two things, the "
+        "transformer and the defences no models were trained without poison, so that what cleaning "
+        "costs without a backdoor is not known there.",
     )
 
 
