@@ -272,6 +272,13 @@ def _deployed(
             f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model, if one can "
             "measure the ASR: that takes the trigger."
         )
+    for condition in found:
+        there = condition.differences.get(accuracy.measure)
+        if word == "no" and there and there.limits and there.limits[1] < 0:
+            text += (
+                f" It is otherwise {condition.says}: the cleaned MMCL model is ahead there, the "
+                f"difference is {_points(there, ' points')} (exploratory)."
+            )
     if more_is_left:
         text += (
             " Without the trigger nobody sees which rate cleans, and at one rate for both "

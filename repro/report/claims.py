@@ -260,6 +260,8 @@ class Comparisons(Spec):
     confirmed: dict[str, Arms]
     beside: dict[str, dict[str, str]]
     """By profile and name, an arm whose two objectives are compared; exploratory."""
+    elsewhere: dict[str, dict[str, str]]
+    """By profile and study, an arm as in `beside`."""
     further: list[str]
     """Arms that a claim is judged on where those of the verdicts lack the runs that it is about."""
 

@@ -67,7 +67,7 @@ def conditions(
         *_confirmed(verdicts.confirmed or []),
         *_secondary(verdicts.secondary),
         *_over_draws(draws),
-        *_elsewhere(hypotheses),
+        *_elsewhere(hypotheses, verdicts.elsewhere),
     ]
     if larger is not None:
         of_larger = _within(LARGER, f"at the larger scale, {LARGER}", larger.measures)
@@ -120,13 +120,23 @@ def _over_draws(draws: Draws | None) -> Iterator[Condition]:
         yield _condition(DRAWS, words, where, differences)
 
 
-def _elsewhere(hypotheses: Mapping[str, Sequence[JudgedHypothesis]]) -> Iterator[Condition]:
-    """One a study; none of a study that is not whole."""
+def _elsewhere(
+    hypotheses: Mapping[str, Sequence[JudgedHypothesis]], entries: Sequence[Beside]
+) -> Iterator[Condition]:
+    """One a study; none of a study that is not whole. Of the accuracy there is no hypothesis."""
+    accuracy = {
+        entry.name: measure.cells[0].difference
+        for entry in entries
+        for measure in entry.measures
+        if measure.measure == "accuracy_at_cap"
+    }
     for name, words in ELSEWHERE.items():
         judged = hypotheses.get(name, [])
         if not judged or any(row.verdict == Verdict.INCOMPLETE for row in judged):
             continue
         found = {str(row.measure): row.sum for row in judged if row.sum}
+        if name in accuracy:
+            found["accuracy_at_cap"] = accuracy[name]
         rates = [row.rate for row in judged if row.rate is not None]
         says = f"{words}{WITH_WEAK if any(row.weak for row in judged) else ''}"
         condition = _condition(name, says, _setting(*judged[0].setting), found)

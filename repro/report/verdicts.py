@@ -168,6 +168,8 @@ class Verdicts:
     secondary: list[Beside]
     """Fixed with the rules."""
     beside: list[Beside]
+    elsewhere: list[Beside]
+    """By study; exploratory."""
     """Within one arm, looked for after its data were seen."""
     authors: list[MeasureVerdict]
     """Of the authors' points, which are of one training and name no learning rates."""
@@ -483,6 +485,13 @@ def verdicts(
                 other = _with_twins(_secondary_arms(evaluations, rule, confirming), complete)
                 measures = cell_verdicts(evaluations, other, rules, scope, confirmed=True)
                 secondary.append(Beside(name, measures, rule.why))
+
+    def compared(named: Mapping[str, Mapping[str, str]]) -> list[Beside]:
+        return [
+            Beside(name, cell_verdicts(evaluations, _within(arm, name), rules, scope))
+            for name, arm in named.get(profile, {}).items()
+        ]
+
     return Verdicts(
         arms=arms,
         seeds=sorted(
@@ -498,10 +507,8 @@ def verdicts(
         confirmed_seeds=done,
         planned_seeds=planned,
         secondary=secondary,
-        beside=[
-            Beside(name, cell_verdicts(evaluations, _within(arm, name), rules, scope))
-            for name, arm in claims.comparisons.beside.get(profile, {}).items()
-        ],
+        beside=compared(claims.comparisons.beside),
+        elsewhere=compared(claims.comparisons.elsewhere),
         authors=cell_verdicts(evaluations, AUTHORS_ARMS, rules, "exact"),
     )
 

@@ -116,6 +116,7 @@ def test_the_answer_has_at_most_six_lines_and_ranges_over_all_conditions(archive
         assert said in cleaned
     for said in (
         "the difference is −0.1 points [−1.7, 1.5]: neither is ahead",
+        "It is otherwise with a vision transformer, which has no BatchNorm, in place of the",
         "at one rate for both CleanCLIP leaves more of the backdoor on MMCL + SSL models.",
     ):
         assert said in deployed

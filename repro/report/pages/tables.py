@@ -228,7 +228,8 @@ def conditions(answer: Entry | None) -> Table:
         "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
         "kinds; –: not measured or not tested. For other draws, images of two things, the "
         "transformer and the defences no models were trained without poison, so that what cleaning "
-        "costs without a backdoor is not known there.",
+        "costs without a backdoor is not known there. The accuracy when cleaned is exploratory for "
+        "images of two things and the transformer.",
     )
 
 
