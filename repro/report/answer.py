@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.report.cells import OBJECTIVES
-from repro.report.conditions import MATCHED, Condition, by_defence, conditions
+from repro.report.conditions import ELSEWHERE, MATCHED, Condition, by_defence, conditions
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict
 from repro.report.draws import STUDY as DRAWS
 from repro.report.draws import Draws
@@ -274,10 +274,12 @@ def _deployed(
         )
     for condition in found:
         there = condition.differences.get(accuracy.measure)
-        if word == "no" and there and there.limits and there.limits[1] < 0:
+        if word != "no" or condition.name not in ELSEWHERE or there is None:
+            continue
+        if there.limits and there.limits[1] < 0:
             text += (
-                f" It is otherwise {condition.says}: the cleaned MMCL model is ahead there, the "
-                f"difference is {_points(there, ' points')} (exploratory)."
+                f" It is otherwise {condition.says}: there the cleaned MMCL model is ahead, with a "
+                f"difference of {_points(there, ' points')} (exploratory)."
             )
     if more_is_left:
         text += (

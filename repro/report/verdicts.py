@@ -168,9 +168,9 @@ class Verdicts:
     secondary: list[Beside]
     """Fixed with the rules."""
     beside: list[Beside]
-    elsewhere: list[Beside]
-    """By study; exploratory."""
     """Within one arm, looked for after its data were seen."""
+    elsewhere: list[Beside]
+    """As `beside`, by study: of those that repeat the comparison on another task or model."""
     authors: list[MeasureVerdict]
     """Of the authors' points, which are of one training and name no learning rates."""
 
