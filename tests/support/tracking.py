@@ -23,7 +23,7 @@ from sacred import Experiment
 import repro.tracking.record  # noqa: F401  (sets how Sacred captures output)
 from repro.tracking.observer import FileObserver
 from repro.tracking.server.copies import connect
-from repro.tracking.server.embedded import TrackingError, embedded_state
+from repro.tracking.server.embedded import embedded_state
 from tests.support.processes import free_port as free_port
 from tests.support.processes import wait_for
 
@@ -116,15 +116,7 @@ def kill_server(number: signal.Signals = signal.SIGKILL) -> None:
             os.waitpid(state["pid"], os.WNOHANG)
         time.sleep(0.02)
     # The kernel frees the port a moment after the process.
-    wait_for(lambda: number != signal.SIGKILL or is_free(state["port"]))
-
-
-def is_free(port: int) -> bool:
-    try:
-        embedded.require_free(port, "")
-    except TrackingError:
-        return False
-    return True
+    wait_for(lambda: number != signal.SIGKILL or embedded.is_free(state["port"]))
 
 
 @contextlib.contextmanager

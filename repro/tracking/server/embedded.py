@@ -158,6 +158,9 @@ def down() -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(state["pid"], os.WNOHANG)
         time.sleep(0.05)
+    # The kernel frees the port a moment after the process, and `up` may follow at once.
+    while not is_free(state["port"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
     (HOME / "server.json").unlink()
     return True
 
@@ -180,6 +183,15 @@ def require_free(port: int, remedy: str) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise TrackingError(f"port {port} on {LOOPBACK}: {error.strerror}; {remedy}") from None
+
+
+def is_free(port: int) -> bool:
+    """Whether a server can listen on the port."""
+    try:
+        require_free(port, "")
+    except TrackingError:
+        return False
+    return True
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
