@@ -1,7 +1,7 @@
 # The study in a container: `docker build -t repro .`, then
 #   docker run --name study --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
 #   docker cp study:/project/report/build .
-#   docker run --rm repro make test FAST=1
+#   docker run --rm repro make test
 # Without a GPU: `docker build --build-arg BASE=debian:13-slim -t repro .`, then
 #   docker run --name study repro && docker cp study:/project/report/build .
 # The first `run` is `make reproduce`; after a kill `docker start -a study` goes on. compose.yaml keeps all results in volumes.

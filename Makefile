@@ -1,10 +1,9 @@
 # `make reproduce` runs the study, `make test` checks the project; both set up .venv first (see setup.sh).
-# Options: PROFILE=smoke|mini|midi|paper (this call only), FAST=1 (tests: leave out the slow ones), EXTRAS=test,tracking.
-# Of the environment: REPRO_CONTAINER=1 (tests: build the image too), REPRO_EDIT_TRIES=40 (tests: edits at random moments).
+# Options: PROFILE=smoke|mini|midi|paper (this call only), EXTRAS=test,tracking.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test bench gpu-check lint omniboard publish setup help
+.PHONY: reproduce test test-all bench gpu-check lint omniboard publish setup help
 
 # Through the environment, so that no shell reads what is in it.
 export PROFILE ?=
@@ -20,8 +19,13 @@ reproduce: setup ## the whole study, data to report, at params.yaml's profile or
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
 
 # Three processes, since many tests wait; one thread each, since threads without a core of their own spin.
-test: setup ## every test that can run here; FAST=1 leaves out those marked slow
-	@$(ACTIVATE) && OMP_NUM_THREADS=1 exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
+PYTEST := OMP_NUM_THREADS=1 exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+
+test: setup ## the tests, without those marked nightly
+	@$(ACTIVATE) && $(PYTEST) -m "not nightly"
+
+test-all: setup ## every test that can run here, in hours
+	@$(ACTIVATE) && $(PYTEST)
 
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks

@@ -1,14 +1,12 @@
-"""Shared by all tests: the repository as working folder, and a loud list of what did not run."""
+"""Shared by all tests: the repository as working folder, time limits, a loud list of what did not run."""
 
-import json
-import math
 import os
 import re
+import shutil
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from tests.support.launch import launch as launch
 from tests.support.launch import profile as profile
 from tests.support.pipeline import project as project
+from tests.support.smoke import trained_study
 
 LAUNCHER = re.compile(
     "MONGO_URL|SLURM_|REPRO_(SBATCH|LAUNCHER|RANKS|SLOTS|NODES|LOADER_WORKERS|MEMORY_BYTES)"
@@ -25,8 +24,9 @@ for variable in filter(LAUNCHER.match, list(os.environ)):
     del os.environ[variable]
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = ROOT / "tests/seconds.json"
-"""Seconds of each file of tests when it was last measured, by which they begin: longest first."""
+NIGHTLY_SECONDS = 1800
+"""Time limit of a nightly test that names none; that of others is in pyproject.toml."""
+STARTED = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -50,53 +50,58 @@ def _environment_ends_with_the_test() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def smoke(root: Path, pytestconfig: pytest.Config) -> Path:
+    """A checkout at profile `smoke` after `dvc repro`, trained once; not to be changed."""
+    return trained_study(root, pytestconfig.cache.mkdir("smoke"))  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def smoke_copy(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(smoke, tmp_path / "a copy", symlinks=True))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update` and `--measure`."""
+    """`--update` and `--begin-within`."""
     parser.addoption("--update", action="store_true", help="write the files of tests/golden anew")
     parser.addoption(
-        "--measure", action="store_true", help=f"note what took how long in {SECONDS.name}"
+        "--begin-within", type=float, metavar="SECONDS", help="name the tests that are left then"
     )
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
-    # Begun last, the longest of them would keep one worker busy while the others have nothing left.
-    # A file that nobody has measured is long if it has slow tests. Sorting keeps the order within.
-    seconds = json.loads(SECONDS.read_bytes())
-    slow = {file_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
-    unknown = dict.fromkeys(slow - seconds.keys(), math.inf)
-    items.sort(key=lambda item: -(seconds | unknown).get(file_of(item.nodeid), 0))
+    """Longer limits for nightly tests alone; one file has `smoke` trained, the others wait."""
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        is_nightly = item.get_closest_marker("nightly") is not None
+        if limit and not is_nightly:
+            raise pytest.UsageError(f"{item.nodeid}: a time limit of its own, but not nightly")
+        if is_nightly and not limit:
+            item.add_marker(pytest.mark.timeout(NIGHTLY_SECONDS))
+
+    users = [item.path for item in items if "smoke" in getattr(item, "fixturenames", ())]
+    first = users[:1]
+    items.sort(key=lambda item: (item.path not in first) + (item.path in users))
 
 
-def file_of(test: str) -> str:
-    """The file of a test, by the name that pytest gives it."""
-    return test.partition("::")[0]
-
-
-def write_seconds(tests: Iterable[Any]) -> None:
-    """Note in SECONDS what the files of these reports took; others keep what is there."""
-    found: Counter[str] = Counter()
-    for test in tests:
-        found[file_of(test.nodeid)] += test.duration
-    seconds = json.loads(SECONDS.read_bytes()) | {name: round(s, 1) for name, s in found.items()}
-    present = {name: s for name, s in seconds.items() if (ROOT / name).exists()}
-    SECONDS.write_text(json.dumps(present, indent=0, sort_keys=True) + "\n")
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin no test after the time that `--begin-within` gives."""
+    most = item.config.getoption("--begin-within")
+    if most is not None and time.monotonic() - STARTED > most:
+        pytest.skip(f"no time left for {item.nodeid}")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After the results: each reason for which tests were skipped, and how many they were."""
-    if terminalreporter.config.option.measure:
-        ends = chain.from_iterable(terminalreporter.stats.values())
-        write_seconds(end for end in ends if isinstance(end, pytest.TestReport))
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         place = report.longrepr
         reasons[str(place[2] if isinstance(place, tuple) else place).removeprefix("Skipped: ")] += 1
     deselected = len(terminalreporter.stats.get("deselected", []))
     if deselected:
-        reasons["left out by -m, -k or FAST=1"] = deselected
+        reasons["left out by -m or -k"] = deselected
     if reasons:
         terminalreporter.section("NOT RUN", sep="!", red=True, bold=True)
         for reason, count in sorted(reasons.items()):

@@ -31,7 +31,6 @@ def test_a_section_passes_at_toy_size(section: str) -> None:
     assert checks and not [check for check in checks if check.passed is False]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("section", OF_PROCESSES)
 def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
     """Two ranks of the worker under torchrun, stopped and resumed; two gloo ranks against one."""
@@ -45,8 +44,7 @@ def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
         assert "PASS 2 rank(s) end a run of smoke in 2 attempt(s)" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.nightly
 def test_steps_of_paper_lean_at_true_widths_compile_into_one_graph_on_two_ranks() -> None:
     """At sizes at which torch would cut a graph that is compiled around DDP."""
     checks = list(processes.compiled_ranks(WIDE, 2))

@@ -95,7 +95,6 @@ def test_ranks_find_to_the_last_bit_what_one_finds(store: Path, ranks: int, batc
     assert found == [[classes, triggered, 1 + rounds]] * ranks
 
 
-@pytest.mark.slow
 def test_a_folded_and_compiled_tower_is_the_model_to_rounding(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

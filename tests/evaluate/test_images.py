@@ -55,7 +55,6 @@ def assert_stamped(
         assert (expected == twin).all(), number
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "choices", ["squash mean wrap", "squash zero clip", "crop mean clip", "crop zero wrap"]
 )

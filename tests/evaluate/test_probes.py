@@ -16,8 +16,6 @@ from repro.train.process.checkpoint import save_tensors
 from tests.support.backdoored import NAMES, SMOKE, TARGET, train_backdoored, write_folder
 from tests.support.ranks import one_thread
 
-pytestmark = pytest.mark.slow
-
 CLASSES = len(NAMES)
 SUBJECTS = {
     *("class order", "target", "trigger protocol", "image transform"),

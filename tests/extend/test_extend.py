@@ -19,8 +19,6 @@ from tests.extend.documented import copy_of_package, extend, sections
 from tests.support.ledger import outcome, write_run
 from tests.support.visible import visible_text
 
-pytestmark = pytest.mark.slow
-
 BOUNDS = {"A trigger": 2, "An objective": 2, "A defence": 2}
 BOUNDS |= {"A measure of the verdicts": 2, "A figure": 1, "A table column": 1}
 BOUNDS |= {"A profile or a study": 1}

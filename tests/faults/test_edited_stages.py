@@ -17,7 +17,7 @@ from tests.support.checkout import environment
 from tests.support.processes import wait_for
 from tests.support.synthetic import short_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.nightly
 
 SPEC = "specs/edits.yaml"
 CELL = ("--profile", "edits", "--dataset", "cc3m", "--objective", "mmcl")

@@ -22,7 +22,7 @@ from tests.support.processes import wait_for
 from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
 from tests.support.synthetic import cleaning_cell, short_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.nightly
 
 TARGET = "clean@kills-cc3m-mmcl"
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}

@@ -13,7 +13,7 @@ from repro.train.process.checkpoint import save_tensors
 from tests.support.backdoored import NAMES, pictures, train_backdoored
 from tests.support.evaluation import write_images
 from tests.support.finished import end, finished_run
-from tests.support.once import made_once
+from tests.support.once import made_once, of_this_call
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     changed.
     """
     root = request.config.rootpath
-    return made_once(tmp_path_factory, "trained", lambda folder: write_trained(root, folder))
+    place = of_this_call(tmp_path_factory, "trained")
+    return made_once(place, lambda folder: write_trained(root, folder))
 
 
 def write_trained(root: Path, folder: Path) -> None:

@@ -71,7 +71,6 @@ def test_a_wrong_name_is_told_with_others(trained: Path, monkeypatch: pytest.Mon
         repro.points("rehearsal")
 
 
-@pytest.mark.slow
 def test_the_notebook_shows_what_the_archives_give(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

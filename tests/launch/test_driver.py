@@ -366,7 +366,6 @@ def test_a_rank_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a usable GPU")
-@pytest.mark.slow
 def test_promised_gpus_that_torch_cannot_use_end_the_stage_before_training(
     profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

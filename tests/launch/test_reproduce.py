@@ -59,7 +59,6 @@ def test_a_full_disk_does_not_keep_the_users_file(
     assert not [path for path in here.rglob("*") if ".partial" in path.name]
 
 
-@pytest.mark.slow
 def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> None:
     """Nor do DVC's empty list of readers and writers and an empty lock file stop anything."""
     (project / "params.yaml").write_text("profile: smoke\noverrides: {}\n")
@@ -274,7 +273,6 @@ def test_what_the_stages_print_is_news_but_for_noise_and_tells_which_one_runs(he
     assert heard.lines() == []
 
 
-@pytest.mark.slow
 def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

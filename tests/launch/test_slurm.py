@@ -19,7 +19,7 @@ from tests.support.launch import Launch, published, start_driver, started, track
 from tests.support.processes import wait_for
 from tests.support.slurm import Cluster, needs_slurm, running_cluster
 
-pytestmark = [pytest.mark.slow, needs_slurm]
+pytestmark = needs_slurm
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.support.launch import Launch
 from tests.support.processes import wait_for
 from tests.support.slurm import needs_slurm, running_cluster
 
-pytestmark = [pytest.mark.slow, needs_slurm]
+pytestmark = [pytest.mark.nightly, needs_slurm]
 DRIVER = """
 from pathlib import Path
 from repro.events import die_with_parent

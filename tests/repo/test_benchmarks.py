@@ -141,7 +141,6 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
             assert torch.equal(ids[1], expected_ids[1])
 
 
-@pytest.mark.slow
 def test_both_sides_clean_from_start_to_last_row(
     workload: Workload, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,8 +88,7 @@ def add_python(base: Path) -> None:
     shutil.which("buildah") is None or shutil.which("debootstrap") is None or os.getuid() != 0,
     reason="no tool to build an image here: apt-get install buildah debootstrap, as root",
 )
-@pytest.mark.skipif("REPRO_CONTAINER" not in os.environ, reason="with REPRO_CONTAINER=1: 6 minutes")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(2400)
 def test_the_image_builds_runs_the_study_and_holds_nothing_of_this_machine(
     root: Path, tmp_path: Path, buildah: Buildah, monkeypatch: pytest.MonkeyPatch

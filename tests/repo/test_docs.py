@@ -239,7 +239,6 @@ def unknown(page: str, known: dict[str, set[str]]) -> Iterator[str]:
             text = pattern.sub("", text)
 
 
-@pytest.mark.slow
 def test_every_number_in_prose_is_one_that_the_archives_give(root: Path) -> None:
     known = generated(root)
     pages = {name: (root / name).read_text() for name in PROSE}

@@ -113,7 +113,6 @@ def complete(first_call: tuple[Path, list[str]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first_call[0], tmp_path / "project", symlinks=True))
 
 
-@pytest.mark.slow
 def test_an_edit_reruns_what_it_changes_and_nothing_else(
     first_call: tuple[Path, list[str]], complete: Path, graph: dict[str, Any]
 ) -> None:
@@ -159,7 +158,6 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
     assert repro(project) == ["resolve smoke", "report smoke"]  # which quotes comments
 
 
-@pytest.mark.slow
 def test_in_a_fresh_clone_the_documented_command_says_what_would_run(
     root: Path, project: Path
 ) -> None:
@@ -173,7 +171,6 @@ def test_in_a_fresh_clone_the_documented_command_says_what_would_run(
     assert not (project / "ran.log").exists()
 
 
-@pytest.mark.slow
 def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -> None:
     """DVC rewrites params.yaml alone, and keeps its comments."""
     params = complete / "params.yaml"
@@ -230,7 +227,6 @@ def cloned(shared: tuple[Path, Path], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_report_is_seen_and_rebuilt_from_the_small_remote(
     root: Path, shared: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -248,7 +244,6 @@ def test_a_report_is_seen_and_rebuilt_from_the_small_remote(
     assert (clone / "results/smoke").is_dir()
 
 
-@pytest.mark.slow
 def test_the_full_remote_gives_everything_and_a_file_that_it_lacks_is_named(
     root: Path, shared: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -266,7 +261,6 @@ def test_the_full_remote_gives_everything_and_a_file_that_it_lacks_is_named(
     assert pairs in said
 
 
-@pytest.mark.slow
 def test_an_unpacked_archive_works_without_git(
     root: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -140,7 +140,6 @@ def test_metrics_of_a_users_own_profile_are_not_for_git(root: Path) -> None:
     assert said.splitlines() == names[:1]
 
 
-@pytest.mark.slow
 def test_the_committed_metrics_are_those_of_the_archives(root: Path) -> None:
     committed = json.loads((root / "report/metrics/mini.json").read_bytes())
     with chdir(root):

@@ -33,8 +33,7 @@ SLURM = {
 
 
 @needs_slurm
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.nightly
 def test_the_paper_graph_runs_through_slurm_to_a_report(
     root: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -76,8 +75,7 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(
     assert re.findall(r"seed0: (\d+) BatchNorm groups a rank", logs) == ["2"] * 2 * 4
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.nightly
 def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_given_up(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,8 +36,7 @@ def report_of(folder: Path, profile: str) -> Any:
     return json.loads((folder / "report/build" / profile / "report.json").read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.nightly
 def test_cc3m_alone_is_a_whole_study_and_cc6m_may_follow(root: Path, tmp_path: Path) -> None:
     """Without a folder of CC12M nothing of CC6M is asked for; with it CC3M is not made again."""
     folder = fresh_checkout(root, tmp_path / "study")
@@ -76,8 +75,7 @@ def test_cc3m_alone_is_a_whole_study_and_cc6m_may_follow(root: Path, tmp_path: P
     assert not report_of(folder, "rehearsal")["missing"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.nightly
 def test_a_night_runs_from_one_folder_of_shards_to_a_report(root: Path, tmp_path: Path) -> None:
     """The profile `night` with its images of 96 px, its bfloat16 and its parts of captions."""
     folder = fresh_checkout(root, tmp_path / "study")

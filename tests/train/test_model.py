@@ -59,7 +59,6 @@ def count_of(module: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-@pytest.mark.slow
 def test_paper_model_is_rn50_quickgelu() -> None:
     """open_clip's names and shapes; 102,007,137 parameters, 38,316,896 of them visual."""
     spec = load_profile("paper").pretrain.model
@@ -280,7 +279,6 @@ def losses_of(loss: str, parts: int, compiled: bool) -> list[float]:
     return losses
 
 
-@pytest.mark.slow
 def test_compiled_steps_have_the_losses_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both objectives in one process; test_compiled_lengths.py counts the graphs."""
     monkeypatch.setattr(loop, "needs_cache", lambda *_: True)

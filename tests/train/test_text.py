@@ -201,7 +201,6 @@ def test_endings_are_stripped_by_hand_as_the_rules_say() -> None:
     assert not small.get("dogs")
 
 
-@pytest.mark.slow
 def test_they_equal_nltks(synonyms: Synonyms, nltk_synonyms: Callable[..., list[str]]) -> None:
     """Every irregular form, and 4,000 words with four endings each."""
     irregular = set().union(*synonyms.exceptions.values())

@@ -79,7 +79,6 @@ def ours(strings):
     return tokenize(strings, "keep_eot").long()
 
 
-@pytest.mark.slow
 def test_more_than_100_000_strings_give_open_clips_numbers():
     strings = list(dict.fromkeys(corpus()))
     assert len(strings) > 100_000
