@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
-from repro.plugins import offered
 from repro.profile import SPECS, chosen_profile, profile_names
 from repro.spec import SpecError
 from repro.study.spec import load_study, study_names
@@ -12,7 +11,7 @@ from repro.study.spec import load_study, study_names
 
 def list_command(kind: str, as_json: bool) -> None:
     """Print the names of a kind with their descriptions, a line each or as one JSON object."""
-    names = LISTS[kind]() | plugins_of(kind)
+    names = LISTS[kind]()
     if as_json:
         print(json.dumps(names, indent=1, ensure_ascii=False))
         return
@@ -40,15 +39,6 @@ def defences() -> dict[str, str]:
             [of.label, *(f"{key} {setting.default:g}" for key, setting in of.settings.items())]
         )
         for name, of in DEFENCES.items()
-    }
-
-
-def plugins_of(kind: str) -> dict[str, str]:
-    """Plug-ins of installed packages, whose code is not run for this."""
-    return {
-        entry.name: f"plug-in, used where a specification has it under `plugins`: {made}"
-        for group, entry, made in offered()
-        if group == f"repro.{kind}"
     }
 
 

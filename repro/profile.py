@@ -410,15 +410,11 @@ def _run(profile: Profile, part: Training, **fields: Any) -> RunSpec:
     """A run with `fields`, and all others by their names from its part of the profile."""
     names = RunSpec.model_fields.keys() & type(part).model_fields.keys()
     common: dict[str, Any] = {name: getattr(part, name) for name in names}
-    defence = common.get("defence")
-    named = {profile.data.poison.trigger.name, fields["loss"], fields["pretrain_objective"]}
-    named |= {defence.name} if defence else set()
     return RunSpec(
         profile=profile.name,
         switches=profile.switches,
         trigger=profile.data.poison.trigger,
         target_class=profile.data.poison.target_class,
         evaluate=profile.evaluate,
-        plugins={name: of for name, of in profile.plugins.items() if name in named},
         **(common | {"model": profile.pretrain.model} | fields),
     )

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection
-from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -15,18 +12,19 @@ from pydantic import (
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
-    SkipValidation,
     Tag,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from repro import names, plugins
-from repro.names import DEFENCES, LOSSES, TRIGGERS
+from repro.names import DEFENCES, LOSSES
 from repro.names import CleanSize as CleanSize
 from repro.names import Dataset as Dataset
+from repro.names import DefenceName as DefenceName
+from repro.names import Loss as Loss
+from repro.names import Objective as Objective
 from repro.names import Protocol as Protocol
+from repro.names import TriggerName as TriggerName
 
 Stage = Literal["pretrain", "clean"]
 """Stages of the graph that train."""
@@ -41,30 +39,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 BatchSize = Annotated[int, Field(ge=2)]
 T = TypeVar("T")
-
-
-def _entry(of: str, entries: Collection[str], name: Any) -> Any:
-    """The name, if it is one of the entries, to which plug-ins add theirs."""
-    if not isinstance(name, str) or name not in entries:
-        expected = {"of": of, "expected": ", ".join(map(repr, entries))}
-        raise PydanticCustomError("literal_error", "Input should be a {of}: {expected}", expected)
-    return name
-
-
-def _objective(name: Any) -> Any:
-    cleaning_alone = {*get_args(names.Loss)} - {*get_args(names.Objective)}
-    return _entry("pre-training objective", LOSSES.keys() - cleaning_alone, name)
-
-
-# To the type checker the names of this package, at run time those of plug-ins too.
-TriggerName = Annotated[
-    names.TriggerName, SkipValidation(), AfterValidator(partial(_entry, "trigger", TRIGGERS))
-]
-DefenceName = Annotated[
-    names.DefenceName, SkipValidation(), AfterValidator(partial(_entry, "defence", DEFENCES))
-]
-Loss = Annotated[names.Loss, SkipValidation(), AfterValidator(partial(_entry, "loss", LOSSES))]
-Objective = Annotated[names.Objective, SkipValidation(), AfterValidator(_objective)]
 NonEmpty = Annotated[list[T], Field(min_length=1)]
 SecondView = Literal["all", "poisoned", "clean"]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
@@ -84,22 +58,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
-
-
-class Plugged(Spec):
-    """Base of specifications that may name plug-ins."""
-
-    plugins: dict[str, str] = {}
-    """Name of another package's trigger, objective or defence to `package==version`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _used(cls, content: Any) -> Any:
-        # Before the fields that name them are checked.
-        listed = content.get("plugins") if isinstance(content, dict) else None
-        for name, requirement in (listed if isinstance(listed, dict) else {}).items():
-            plugins.use(str(name), str(requirement))
-        return content
 
 
 class Switches(Spec):
@@ -438,7 +396,7 @@ class EvaluateSpec(Spec):
     """Arithmetic of an evaluation; null is that of the training that it belongs to."""
 
 
-class Profile(Plugged):
+class Profile(Spec):
     """A whole study at one scale."""
 
     name: Name
@@ -457,7 +415,7 @@ class DefenceSettings(NamedTuple):
     settings: dict[str, float]
 
 
-class RunSpec(Cleaning, Plugged):
+class RunSpec(Cleaning):
     """One training run, resolved: all that its outcome depends on besides input data and code.
 
     `defence` is None in pre-training, and for CleanCLIP as published.
@@ -488,6 +446,14 @@ class RunSpec(Cleaning, Plugged):
     trigger: Trigger
     target_class: str
     evaluate: EvaluateSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, content: Any) -> Any:
+        # Older archives have the field, always empty, in which plug-ins were named.
+        if isinstance(content, dict) and content.get("plugins") == {}:
+            return {name: value for name, value in content.items() if name != "plugins"}
+        return content
 
     @field_validator("defence")
     @classmethod

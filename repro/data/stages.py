@@ -95,16 +95,10 @@ def data_settings(profile: Profile) -> dict[str, Any]:
 
 def poison_settings(profile: Profile) -> dict[str, Any]:
     """Settings that stores of poisoned pairs depend on."""
-    trigger = profile.data.poison.trigger.name
-    made = {"plugin": profile.plugins[trigger]} if trigger in profile.plugins else {}
-    return (
-        data_settings(profile)
-        | made
-        | {
-            "data": profile.data.model_dump(mode="json", exclude={"stand_in"}),
-            "switches": profile.switches.model_dump(mode="json", include=POISON_SWITCHES),
-        }
-    )
+    return data_settings(profile) | {
+        "data": profile.data.model_dump(mode="json", exclude={"stand_in"}),
+        "switches": profile.switches.model_dump(mode="json", include=POISON_SWITCHES),
+    }
 
 
 def data_key(profile: Profile) -> str:

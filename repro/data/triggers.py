@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from repro.data.images import Pixels
 from repro.data.keyed import keyed_rng
 from repro.names import TriggerName
-from repro.plugins import implemented
 from repro.spec import Switches, Trigger
 
 WANET_STRENGTH = 0.6
@@ -226,4 +225,3 @@ TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
     "wanet": ImageTrigger(lambda image, *_: wanet(image)),
     "yellow": PatchTrigger(yellow_squares),
 }
-implemented("repro.triggers", TRIGGERS)

@@ -24,7 +24,6 @@ from repro.spec import (
     Name,
     NonEmpty,
     Objective,
-    Plugged,
     Profile,
     Rate,
     RunSpec,
@@ -96,7 +95,7 @@ class Hypothesis(Spec):
         return self
 
 
-class Study(Plugged):
+class Study(Spec):
     """specs/studies/<name>.yaml, with `defaults` filled in."""
 
     _file: str = PrivateAttr("")
@@ -198,8 +197,7 @@ def load_study(name: str) -> Study:
 
 def varied(study: Study, variant: Variant) -> Profile:
     """The study's profile with the variant's overrides and seeds; SpecError if these do not fit."""
-    overrides: dict[str, Any] = {"plugins": study.plugins} if study.plugins else {}
-    overrides |= {"pretrain.seeds": variant.seeds, **variant.overrides}
+    overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
     objectives = variant.pretrain_objectives
     sizes = study.clean_sizes

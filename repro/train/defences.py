@@ -12,7 +12,6 @@ import torch
 from open_clip.model import CLIP
 
 from repro.names import DefenceName, Loss
-from repro.plugins import implemented
 from repro.spec import RunSpec
 from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
@@ -81,7 +80,6 @@ DEFENCES: dict[DefenceName, Defence] = {
     "par_push": Defence(lambda loss, settings: par(settings["threshold"])),
     "ft_sam": Defence(lambda loss, settings: OBJECTIVES["mmcl"](1.0), step=ft_sam_step),
 }
-implemented("repro.defences", DEFENCES)
 
 
 def objective_of(spec: RunSpec) -> Objective:

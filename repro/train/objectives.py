@@ -18,7 +18,6 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.names import Loss
-from repro.plugins import implemented
 from repro.train.pairs import TrainingPairs
 from repro.train.process import distributed
 
@@ -169,4 +168,3 @@ OBJECTIVES: dict[Loss, Callable[[float], Objective]] = {
 }
 """Objective by the loss that a specification names; the argument is the weight of the SSL term
 (paper Sec. 3: L_CleanCLIP = L_MMCL + L_SSL; code: both weights 1)."""
-implemented("repro.objectives", OBJECTIVES)

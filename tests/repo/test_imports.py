@@ -94,7 +94,7 @@ def test_torch_is_one_whose_torchrun_waits_for_a_checkpoint(root: Path) -> None:
 
 
 LAYERS = [
-    {"names", "plugins", "spec", "files", "events", "ledger", "intervals", "markdown"},
+    {"names", "spec", "files", "events", "ledger", "intervals", "markdown"},
     {"consistency", "profile", "unchanged"},
     {"data"},
     {"sources", "train"},
