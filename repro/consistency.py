@@ -14,10 +14,11 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from repro.names import DATASETS
+from repro.names import DATASETS, DEFENCES
 from repro.spec import (
     CleanSize,
     Dataset,
+    Defence,
     IconTask,
     Objective,
     Profile,
@@ -55,6 +56,20 @@ def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]
         _cleaning_problems(profile, runs),
     )
     return _in_words(problems)
+
+
+def problems_of_graph(profile: Profile) -> list[str]:
+    """Problems of a profile of which everything is made, as the graph does."""
+    problems = problems_of_use(profile, profile.pretrain.objectives, profile.data.cleaning_sizes)
+    return problems + problems_of_training(profile.clean.defence)
+
+
+def problems_of_training(defence: Defence | None) -> list[str]:
+    """A defence of archived runs alone has no code to train by."""
+    if defence is None or not DEFENCES[defence.name].retired:
+        return []
+    allowed = [name for name, of in DEFENCES.items() if not of.retired]
+    return _in_words([("clean.defence.name", defence.name, ", ".join(allowed))])
 
 
 def problems_of_use(
@@ -272,8 +287,6 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
             allowed = f"0 to {poisoned}, the poisoned pairs of {dataset}"
             yield "clean.poisons_left", clean.poisons_left, allowed
 
-    settings = clean.defence.settings if clean.defence is not None else {}
-    clusters = settings.get("clusters", 0)
     for index, cell in enumerate(clean.cells):
         field = f"clean.cells.{index}"
         batch = cell.global_batch_size
@@ -284,9 +297,6 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
         for size in cell.clean_sizes:
             if size not in sizes:
                 yield f"{field}.clean_sizes", size, "keys of data.cleaning_sizes"
-            elif clusters > sizes[size]:
-                allowed = f"1 to {sizes[size]}, the cleaning pairs of {size}"
-                yield "clean.defence.clusters", clusters, allowed
             elif sizes[size] < batch:
                 allowed = f"2 to {sizes[size]}, the cleaning pairs of {size}"
                 yield f"{field}.global_batch_size", batch, allowed

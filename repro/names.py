@@ -80,8 +80,6 @@ class Setting(NamedTuple):
     default: float
     least: float = 0.0
     most: float = math.inf
-    whole: bool = False
-    """Only whole numbers are allowed."""
 
 
 class DefenceNames(NamedTuple):
@@ -101,6 +99,8 @@ class DefenceNames(NamedTuple):
     """Augmentation that makes the second view of an image, of the same list."""
     text_view: str = "eda"
     """Augmentation for the second view of a caption, of `TEXT_VIEWS` in train/views/text.py."""
+    retired: bool = False
+    """Archived runs have it, and nothing trains by it any more."""
 
 
 DEFENCES: dict[DefenceName, DefenceNames] = {
@@ -113,7 +113,8 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
     ),
     "deep_clustering": DefenceNames(
         label("deep clustering"),
-        {"clusters": Setting(100, least=1, whole=True), "weight": Setting(1.0)},
+        {"clusters": Setting(100, least=1), "weight": Setting(1.0)},
+        retired=True,
     ),
     "crop_view": DefenceNames(
         label("CleanCLIP, crops and colours"), {}, image_view="crop_and_colour"

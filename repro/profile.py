@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from repro.consistency import fields_at, models_of, problem_list, problems_of, problems_of_use
+from repro.consistency import fields_at, models_of, problem_list, problems_of, problems_of_graph
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
@@ -186,8 +186,7 @@ def load_profile(
     problems = problems_of(profile, load_classnames(profile, specs), clean_runs(profile))
     if overrides is None:
         # Who overrides says what is made: a study itself, `whole_profile` for the user.
-        sizes = profile.data.cleaning_sizes
-        problems += problems_of_use(profile, profile.pretrain.objectives, sizes)
+        problems += problems_of_graph(profile)
     if problems:
         raise problem_list(last, problems, origins)
     return profile
@@ -255,8 +254,7 @@ def whole_profile(name: str, overrides: Mapping[str, Any], source: str) -> Profi
     if not overrides:
         return load_profile(name)
     profile = load_profile(name, overrides=overrides, source=source)
-    sizes = profile.data.cleaning_sizes
-    if problems := problems_of_use(profile, profile.pretrain.objectives, sizes):
+    if problems := problems_of_graph(profile):
         raise problem_list(source, problems, {})
     return profile
 

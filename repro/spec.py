@@ -336,11 +336,9 @@ class Defence(Spec):
                     f"{name}: no setting of {self.name} (allowed: {', '.join(allowed)})"
                 )
             setting = allowed[name]
-            within = setting.least <= value <= setting.most
-            if not within or (setting.whole and value != int(value)):
-                kind = "whole numbers" if setting.whole else "numbers"
+            if not setting.least <= value <= setting.most:
                 bounds = f"from {setting.least:g} to {setting.most:g}"
-                raise ValueError(f"{name}: {value:g} (allowed: {kind} {bounds})")
+                raise ValueError(f"{name}: {value:g} (allowed: numbers {bounds})")
             if value == setting.default:
                 del self.__pydantic_extra__[name]
         return self

@@ -4,8 +4,8 @@ memory.
 The model lives on the meta device, where attention is made of matrix products that the counter
 sees; the fused kernel of CPUs hides them from it. Counted are matrix products and convolutions (a
 multiply-add is two operations); normalisations, activations and AdamW have few operations and cost
-memory traffic instead. Left out is what defences add: the clusters' term, PAR's frozen encoders,
-the second pass of FT-SAM.
+memory traffic instead. Left out is what defences add: PAR's frozen encoders, the second pass of
+FT-SAM.
 """
 
 from collections.abc import Callable
@@ -89,17 +89,16 @@ def _loss(spec: RunSpec) -> int:
     loss = spec.loss if views == LOSSES[spec.loss].views else "mmcl"
     pairs = spec.schedule.global_batch_size
     width = spec.model.embed_dim
-    own, members, start = None, None, None
+    own, start = None, None
     with META:
         objective = OBJECTIVES[loss](1.0)
         images = torch.zeros(views, pairs, width, requires_grad=True)
         texts = torch.zeros_like(images, requires_grad=True)
         if objective.modules is not None:
-            own = objective.modules(width, pairs)
-            members = torch.zeros(pairs, dtype=torch.long)
+            own = objective.modules(width)
         if objective.needs_start:
             start = (images.detach(), texts.detach())
-        batch = Batch(images, texts, torch.ones(()), members, start)
+        batch = Batch(images, texts, torch.ones(()), start)
     with FlopCounterMode(display=False) as counter:
         objective.total(batch, own)["loss"].backward()
     total: int = counter.get_total_flops()

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from repro.consistency import problem_list, problems_of_training
 from repro.data.stages import data_key, make_poison, poison_key
 from repro.files import file_sha256
 from repro.launch.driver import run_all
+from repro.ledger import RunRecord
 from repro.profile import SPECS, load_profile
 from repro.runs.deliver import is_delivered
 from repro.runs.inputs import check_stores, input_hash
@@ -68,9 +70,7 @@ def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> li
     """
     study = load_study(name)
     chosen = _chosen(study, seeds, variants)
-    archive = archive_of(name)
-    archived = [record for record, _ in (read_archive(archive) if archive.exists() else ())]
-    runs = [spec for spec in lacking(study, archived) if (spec.variant, spec.seed) in chosen]
+    runs = [spec for spec in lacking(study, _archived(name)) if (spec.variant, spec.seed) in chosen]
 
     # A model has one training, whoever cleans it.
     models = {}
@@ -91,6 +91,12 @@ def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> li
         Due(variant, stage, len(hours), None if hours.isna().any() else float(hours.sum()))
         for (variant, stage), hours in due.groupby(["variant", "stage"], sort=False).hours
     ]
+
+
+def _archived(name: str) -> list[RunRecord]:
+    """The records in the archive of a study; none where there is no archive yet."""
+    archive = archive_of(name)
+    return [record for record, _ in read_archive(archive)] if archive.exists() else []
 
 
 def _mean_hours(profile: str) -> pd.Series:
@@ -143,6 +149,9 @@ def run_study(
     lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}
 
     with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
+        for run in lacking(study, _archived(name)):
+            if problems := problems_of_training(run.defence):
+                raise problem_list(path, problems, {})
         own = _part(name, study, study.datasets, chosen, lent_inside)
         swept = {run.schedule.learning_rate for run in own.whole if run.stage == "clean"}
         if unknown := sorted({*study.learning_rates} - swept):
@@ -201,10 +210,8 @@ def train_models(
 
     due = [run for run in trained if run.model_name in names]
     run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
-    archive = archive_of(name)
     archived = {
-        (of.spec.model_name, of.spec.run_id): of.files.get(WEIGHTS[0])
-        for of, _ in (read_archive(archive) if archive.exists() else ())
+        (of.spec.model_name, of.spec.run_id): of.files.get(WEIGHTS[0]) for of in _archived(name)
     }
     for run in due:
         file = model_dir(run) / WEIGHTS[0]

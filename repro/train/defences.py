@@ -1,7 +1,7 @@
 """Defences: ways to train a poisoned model so that it loses its backdoor and keeps its accuracy.
 
-`DEFENCES` has an entry for every name in repro/names.py, where label and settings are
-declared. To add one, give it a name there and an entry here.
+`DEFENCES` has an entry for every name in repro/names.py that is not retired; label and settings are
+declared there. To add one, give it a name there and an entry here.
 """
 
 import math
@@ -13,7 +13,6 @@ from open_clip.model import CLIP
 
 from repro.names import DefenceName, Loss
 from repro.spec import RunSpec
-from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.ft_sam import ft_sam_step
 from repro.train.objectives import OBJECTIVES, Losses, Objective, Step, with_ssl_parts
@@ -43,10 +42,6 @@ class Defence:
     """`Step.start` has the weights of the start model, which take the memory of a model."""
 
 
-def _with_clusters(loss: Loss, settings: Settings) -> Objective:
-    return deep_clustering(OBJECTIVES[loss](1.0), int(settings["clusters"]), settings["weight"])
-
-
 @torch.no_grad()
 def shrink_and_perturb(model: CLIP, settings: Settings, seed: int) -> None:
     """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams
@@ -68,7 +63,6 @@ def reset_temperature(model: CLIP, settings: Settings, seed: int) -> None:
 DEFENCES: dict[DefenceName, Defence] = {
     "cleanclip": Defence(),
     "shrink_and_perturb": Defence(start=shrink_and_perturb),
-    "deep_clustering": Defence(_with_clusters),
     # CleanCLIP with views that pre-training has not seen, which repro/names.py names.
     "crop_view": Defence(),
     "word_view": Defence(),

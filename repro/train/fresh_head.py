@@ -41,4 +41,4 @@ def loss(batch: Batch, modules: nn.Module | None) -> Losses:
     }
 
 
-FRESH_HEAD = Objective({"mmcl": 1.0, "ssl": 1.0}, loss, modules=lambda width, _: Heads(width))
+FRESH_HEAD = Objective({"mmcl": 1.0, "ssl": 1.0}, loss, modules=Heads)

@@ -68,7 +68,7 @@ class GradientCache(nn.Module):
         self._track_statistics(True)
 
         # A leaf of the loss's graph, so that its gradient at the features stays in `grad`. The
-        # temperature, and the head of the clustering term, lie in the graph and get theirs now.
+        # temperature, and the heads of an objective, lie in the graph and get theirs now.
         features = torch.cat(encoded, dim=2).requires_grad_()  # images and texts, (2, V, b, D)
         losses = losses_of(features[0], features[1], self.model.logit_scale)
         (losses["loss"] * scale).backward()

@@ -39,7 +39,6 @@ from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import GradientCache, needs_cache
 from repro.train.loading import on_device
 from repro.train.model import PairEncoder
-from repro.train.objectives import Epoch
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
@@ -162,7 +161,7 @@ class TrainingRun:
         if self.objective.modules is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(spec.seed)
-                modules = self.objective.modules(spec.model.embed_dim, len(self.pairs.rows))
+                modules = self.objective.modules(spec.model.embed_dim)
             model.objective = modules.to(device)
         self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
 
@@ -222,22 +221,10 @@ class TrainingRun:
         if self.at_epoch_end:
             progress.training = True
             self.model.train()
-            if self.objective.begin_epoch is not None:
-                # Every rank prepares the epoch alike, so all need the same model.
-                distributed.broadcast(self.model.buffers())
-                seed, modules = spec.seed + progress.step, getattr(self.model, "objective", None)
-                self.objective.begin_epoch(
-                    modules, Epoch(self.model, self.pairs, self.optimizer, seed)
-                )
-
-        # Of all B pairs, not this rank's alone.
-        members = None
-        if self.objective.modules is not None:
-            members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
 
         trained, rate = (self.encoder, self.model, self.optimizer), self.rate(progress.step)
         start = self.start, self.start_weights
-        losses = training_step(*trained, images, tokens, spec, rate, members, *start)
+        losses = training_step(*trained, images, tokens, spec, rate, *start)
         if (progress.step + 1) % METRIC_EVERY == 0:
             losses |= {GRADIENT_NORM: self.gradient_norm()}
         self.read_loss()

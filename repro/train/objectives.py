@@ -13,12 +13,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.names import Loss
-from repro.train.pairs import TrainingPairs
 from repro.train.process import distributed
 
 Losses = dict[str, Tensor]
@@ -34,8 +33,6 @@ class Batch:
     texts: Float[Tensor, "V B D"]
     scale: Float[Tensor, ""]
     """exp(model.logit_scale) = 1/tau, at most 100."""
-    members: Int[Tensor, " B"] | None
-    """Positions of the pairs among those of the run; None for an objective without modules."""
     start: tuple[Float[Tensor, "V B D"], Float[Tensor, "V B D"]] | None
     """Images and texts by the frozen start model, where the objective needs them."""
     gather: Literal["exact", "authors"] = "exact"
@@ -46,17 +43,6 @@ class Batch:
         its whole gradient, so each takes its share.
         """
         return distributed.share(parameter, self.gather)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an objective may work with before an epoch."""
-
-    model: CLIP
-    pairs: TrainingPairs
-    optimizer: torch.optim.Optimizer
-    seed: int
-    """Of the run and the step."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +72,8 @@ class Objective:
     """
     needs_start: bool = False
     """Keep the start model frozen, and encode every batch by it too."""
-    modules: Callable[[int, int], nn.Module] | None = None
-    """(embedding width, pairs of the run) to modules of its own, which become part of the model."""
-    begin_epoch: Callable[[nn.Module | None, Epoch], None] | None = None
-    """Called with the modules before each epoch, on every rank with the same model."""
+    modules: Callable[[int], nn.Module] | None = None
+    """Embedding width to modules of its own, which become part of the model."""
 
     def total(self, batch: Batch, modules: nn.Module | None) -> Losses:
         """The parts, and their weighted sum as `loss`."""

@@ -24,15 +24,13 @@ def training_step(
     tokens: Int[Tensor, "V b L"],
     spec: RunSpec,
     rate: float,
-    members: Int[Tensor, " B"] | None = None,
     start: nn.Module | None = None,
     start_weights: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Losses:
     """One optimizer step on this rank's part of the global batch; returns the global batch's loss
     parts, and `loss`, their weighted sum.
 
-    `members` are the batch's positions among the run's pairs, for objectives with modules; `start`
-    encodes by the frozen start model, for objectives that need it; `start_weights` are its
+    `start` encodes by the frozen start model, for objectives that need it; `start_weights` are its
     parameters, for defences that keep them.
     """
     objective, (name, settings) = objective_of(spec), spec.defence_settings
@@ -52,7 +50,7 @@ def training_step(
 
     def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
         features = (image_features, text_features, log_scale)
-        return global_losses(spec, objective, model, features, members, before)
+        return global_losses(spec, objective, model, features, before)
 
     # DDP and the cache average gradients over ranks; under `gather: exact` this makes it their sum.
     scale = distributed.backward_scale(spec.switches.gather)
@@ -103,7 +101,6 @@ def global_losses(
     objective: Objective,
     model: CLIP,
     features: Features,
-    members: Int[Tensor, " B"] | None,
     before: tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"]] | None,
 ) -> Losses:
     """Loss parts of the global batch, which every rank computes from its own features (V, b, D) and
@@ -119,7 +116,6 @@ def global_losses(
         texts=distributed.gather_features(texts),
         # Features are divided among the ranks, but the temperature's gradient is whole on each.
         scale=distributed.share(log_scale, spec.switches.gather).exp(),
-        members=members,
         start=start,
         gather=spec.switches.gather,
     )

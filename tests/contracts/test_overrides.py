@@ -14,8 +14,12 @@ from repro.profile import (
     load_profile,
     overrides_of,
     parse_override,
+    whole_profile,
 )
 from repro.spec import SpecError
+from repro.study.archive import read_archive
+from repro.study.run import run_study
+from repro.study.spec import archive_of, lacking, load_study, study_profiles, study_runs
 
 WRONG: dict[type, Any] = {int: "many", float: "many", bool: "many", list: "many", str: 3.5}
 """By type of a right value, one of another type."""
@@ -132,3 +136,24 @@ def test_the_example_in_the_help_changes_the_learning_rates(
 def test_what_is_no_field_and_value_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"--set: .*allowed: "):
         parse_override(text)
+
+
+def test_a_retired_defence_is_read_and_not_trained(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a profile, before anything runs; the study whose archive has such runs still loads."""
+    monkeypatch.chdir(root)
+    retired = {"clean.defence": {"name": "deep_clustering", "weight": 5.0}}
+    with pytest.raises(SpecError, match=r"clean\.defence\.name: 'deep_clustering' \(allowed: cl"):
+        whole_profile("smoke", retired, "--set")
+
+    study = load_study("remedies")
+    runs = study_runs(study, study_profiles(study), "clean")
+    named = [run for run in runs if run.defence and run.defence.name == "deep_clustering"]
+    assert len(named) == 18
+    archived = [record for record, _ in read_archive(archive_of("remedies"))]
+    assert lacking(study, archived) == []
+    without = [record for record in archived if record.spec.variant != "deep_clustering"]
+    monkeypatch.setattr("repro.study.run._archived", lambda name: without)
+    with pytest.raises(SpecError, match=r"remedies\.yaml: 1 problem.s.\n.*deep_clustering"):
+        run_study("remedies")

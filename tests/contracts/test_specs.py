@@ -229,10 +229,6 @@ SHARDS = {
             ["clean.stop_early.epochs: 3 (allowed: an epoch that ends with an evaluation)"],
         ),
         (
-            {"clean.defence": {"name": "deep_clustering"}},
-            ["clean.defence.clusters: 100 (allowed: 1 to 48, the cleaning pairs of 100k)"],
-        ),
-        (
             {"data.source": SHARDS},
             [
                 "data.source.pairs.cc6m: None (allowed: a folder; where there is none the study",
@@ -241,7 +237,7 @@ SHARDS = {
             ],
         ),
     ],
-    ids=["never judged", "more clusters than pairs", "one dataset's shards, another's classes"],
+    ids=["never judged", "one dataset's shards, another's classes"],
 )
 def test_what_would_fail_or_do_nothing_hours_later_is_refused(
     specs: Path, overrides: dict[str, Any], lines: list[str]

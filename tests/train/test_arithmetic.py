@@ -154,11 +154,11 @@ def zeros_of_images(*shape: int) -> torch.Tensor:
 def test_a_step_needs_nothing_from_the_cpu(cached: bool) -> None:
     """With a defence that has modules of its own."""
     base = run_spec(optimizer_state="fresh")
-    spec = defended(base, "deep_clustering", clusters=3, weight=3.0)
+    spec = defended(base, "fresh_head")
     model = build_model(spec.model, 0, "fp32").to(META)
     modules = objective_of(spec).modules
     assert modules is not None
-    model.objective = modules(spec.model.embed_dim, PAIRS).to(META)
+    model.objective = modules(spec.model.embed_dim).to(META)
     model.train()
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
     encoder: nn.Module = PairEncoder(model, 2)
@@ -167,10 +167,9 @@ def test_a_step_needs_nothing_from_the_cpu(cached: bool) -> None:
 
     images = zeros_of_images(2, PAIRS, 3, 32, 32)
     tokens = torch.ones(2, PAIRS, 8, dtype=torch.long, device=META)
-    members = torch.arange(PAIRS, device=META)
-    losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3, members)
+    losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3)
 
-    assert losses.keys() == {"loss", "mmcl", "ssl", "clusters"}
+    assert losses.keys() == {"loss", "mmcl", "ssl"}
     assert {value.device for value in losses.values()} == {META}
 
 

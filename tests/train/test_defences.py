@@ -72,12 +72,6 @@ def ssl_weight(spec: RunSpec) -> float:
 
 
 def test_weights_of_the_loss_follow_the_defence() -> None:
-    defence = {"name": "deep_clustering", "clusters": 3, "weight": 5.0}
-    runs = cleanings(clean__defence=defence)
-    weights = {run.loss: objective_of(run).weights for run in runs}
-    assert weights["mmcl"] == {"clusters": 5.0, "mmcl": 1.0}
-    assert weights["mmcl_ssl"] == {"clusters": 5.0, "mmcl": 1.0, "ssl": 1.0}
-
     plain, *_ = cleanings()
     heavy = defended(with_loss(plain, "mmcl_ssl"), "cleanclip", ssl_weight=4.0)
     assert ssl_weight(heavy) == 4.0
@@ -102,7 +96,6 @@ def test_the_weight_of_pretraining_is_its_own_and_zero_of_it_needs_no_second_vie
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"name": "deep_clustering", "clusters": 2.5}, "clusters: 2.5 .allowed: whole numbers"),
         ({"name": "shrink_and_perturb", "shrink": 1.5}, "shrink: 1.5 .allowed: .* from 0 to 1"),
         ({"name": "other"}, "Input should be"),
     ],
@@ -329,7 +322,7 @@ def unit(seed: int, count: int = 2) -> Tensor:
 def batch(start: Any, scale: Tensor = SCALE) -> Batch:
     images = unit(0)
     texts = unit(1)
-    return Batch(images, texts, scale, start=start, members=None)
+    return Batch(images, texts, scale, start=start)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def computed(gather: str) -> dict[str, Any]:
         gathered.append(distributed.gather_features(features))
     image, text = gathered
     scale = distributed.share(log_scale, gather).exp()
-    batch = Batch(image, text, scale, members=None, start=None)
+    batch = Batch(image, text, scale, start=None)
     loss = weighted(mmcl=1.0, ssl=1.0).total(batch, None)["loss"]
     (loss * distributed.backward_scale(gather)).backward()
 

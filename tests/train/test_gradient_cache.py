@@ -34,20 +34,18 @@ from tests.support.short_run import (
 
 GROUPS, GROUP = 8, 4
 CASES = [
-    (loss, clusters, gather, training)
-    for loss, clusters in (("mmcl", 0), ("mmcl_ssl", 0), ("mmcl_ssl", 3))
+    (loss, defence, gather, training)
+    for loss, defence in (("mmcl", ""), ("mmcl_ssl", ""), ("mmcl_ssl", "fresh_head"))
     for gather in ("exact", "authors")
     for training in (True, False)
 ]
-"""Objective, centroids of the clustering term, gather, and the mode of BatchNorm."""
+"""Objective, defence with modules of its own, gather, and the mode of BatchNorm."""
 
 
-def specification(loss: str, clusters: int, gather: str) -> RunSpec:
+def specification(loss: str, defence: str, gather: str) -> RunSpec:
     spec = run_spec(gather=gather, optimizer_state="fresh")
     spec = spec.model_copy(update={"loss": loss})
-    if not clusters:
-        return spec
-    return defended(spec, "deep_clustering", clusters=clusters)
+    return defended(spec, defence) if defence else spec
 
 
 def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
@@ -67,15 +65,11 @@ def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
 def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str, Tensor]]:
     """A model after a step in float64 on eight groups of the global batch, and the losses."""
     model = build_model(spec.model, 0, "fp32").double()
-    pairs = GROUPS * GROUP
-    members = None
     modules = objective_of(spec).modules
     if modules is not None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model.objective = modules(spec.model.embed_dim, pairs).double()
-        members = torch.arange(pairs)
-        model.objective.labels.copy_(members % 3)
+            model.objective = modules(spec.model.embed_dim).double()
     model.train(training)
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
 
@@ -86,8 +80,8 @@ def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str
     if cached:
         encoder = GradientCache(model, groups, compiled=False)
     views = 1 if spec.loss == "mmcl" else 2
-    images, tokens = batch(views, pairs)
-    losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3, members)
+    images, tokens = batch(views, GROUPS * GROUP)
+    losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3)
     return model, losses
 
 
@@ -120,9 +114,9 @@ def assert_equal_gradients(one: CLIP, other: CLIP) -> None:
         )
 
 
-def assert_cache_is_plain(loss: str, clusters: int, gather: str, training: bool) -> None:
+def assert_cache_is_plain(loss: str, defence: str, gather: str, training: bool) -> None:
     """Losses, gradients, weights and BatchNorm's statistics and counters."""
-    spec = specification(loss, clusters, gather)
+    spec = specification(loss, defence, gather)
     (plain, expected), (cached, losses) = both_steps(spec, training)
 
     names = {"loss", *objective_of(spec).weights}

@@ -21,7 +21,6 @@ from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.build import build_model, build_optimizer
-from repro.train.defences import objective_of
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.loop import Task, TrainingRun
 from repro.train.model import normalise
@@ -298,58 +297,19 @@ def test_a_pre_training_hands_on_no_module_of_its_objective(
     assert names == {name for name, _ in model.named_parameters()}
 
 
-class Clustered(Pairs):
-    """Pairs whose images are of two kinds, dark and bright, by the parity of their position."""
-
-    def pixels(self, rows: np.ndarray) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(int(rows[0]))
-        shape = (len(rows), 3, 32, 32)
-        noise = torch.randint(0, 20, shape, generator=generator)
-        is_bright = torch.from_numpy(rows % 2).view(-1, 1, 1, 1)
-        images = noise + 200 * is_bright
-        return images.to(torch.uint8)
-
-
-def clustered_spec() -> RunSpec:
-    return defended(run_spec(optimizer_state="fresh"), "deep_clustering", clusters=2, weight=5.0)
-
-
-def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
-    spec = clustered_spec()
-    model = run(tmp_path / "run", spec, pairs=Clustered())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        fresh = objective_of(spec).modules(32, STEPS_PER_EPOCH * BATCH)
-    trained = model.objective.parameters()
-    for before, after in zip(fresh.parameters(), trained, strict=True):
-        assert not torch.equal(before, after), "the head is trained"
-
-    labels = model.objective.labels.tolist()
-    dark = set(labels[::2])
-    bright = set(labels[1::2])
-    assert len(dark) == 1
-    assert len(bright) == 1
-    assert dark | bright == {0, 1}
-    _, *rows = rows_of(tmp_path / "run")
-    for row in rows:
-        losses = row.train_loss
-        assert losses is not None
-        total = losses["mmcl"] + losses["ssl"] + 5 * losses["clusters"]
-        assert losses["loss"] == pytest.approx(total, rel=1e-5)
-
-
 @pytest.mark.parametrize("step", [2, 5])
-def test_clusters_are_resumed(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels and head come back from the checkpoint; they are not made anew in mid-epoch."""
-    pytest.importorskip("faiss")
+def test_modules_of_an_objective_are_resumed(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come back from the checkpoint; they are not made anew."""
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    spec = clustered_spec()
-    whole = run(tmp_path / "whole", spec, pairs=Clustered())
+    spec = defended(run_spec(optimizer_state="fresh"), "fresh_head")
+    whole = run(tmp_path / "whole", spec)
     folder = tmp_path / "parts"
     with pytest.raises(Interrupted):
-        run(folder, spec, emit=signal_at(step), pairs=Clustered())
-    resumed = run(folder, spec, pairs=Clustered())
+        run(folder, spec, emit=signal_at(step))
+    resumed = run(folder, spec)
+    assert "objective.image.0.weight" in resumed.state_dict()
     assert_equal_models(resumed, whole, 0)
 
 
