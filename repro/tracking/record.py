@@ -15,7 +15,6 @@ from repro.events import Event, say
 from repro.files import read_json, replace_json
 from repro.runs.machine import commit_state, environment
 from repro.runs.run import Run
-from repro.tracking.event_file import EventFile
 from repro.tracking.observer import RECORDS, FileObserver, Points, points_of
 
 BEAT_SECONDS = 5.0
@@ -75,7 +74,6 @@ class Recorder:
                 self.changed(Path(observer.dir))
 
         reason = ""
-        event_file = EventFile(run.spec)
 
         # Sacred passes its run by this name.
         @experiment.main  # type: ignore[untyped-decorator]
@@ -101,7 +99,6 @@ class Recorder:
                 step = int(event["step"])
                 for metric, value in values.items():
                     _run.log_scalar(metric, float(value), step)
-                event_file.add(values, step)
                 if EVALUATED[0] in event["values"]:
                     final = {metric: event["values"][metric] for metric in EVALUATED}
                     said = ", ".join(f"{metric} {value:.4f}" for metric, value in final.items())
@@ -118,7 +115,6 @@ class Recorder:
                 experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
         finally:
             update()
-            event_file.close()
         return reason, name()
 
 
