@@ -177,9 +177,9 @@ study(
 )
 track(
     "omniboard",
-    "view.archived_records:browse",
+    "tracking.server.omniboard:omniboard",
     "repro omniboard --port 9000",
-    """Browse recorded and archived runs in Omniboard on this machine.
+    """Browse recorded runs in Omniboard on this machine.
 
     It prints the address, and Ctrl-C ends it.""",
     option("--port", type=PORT, default=9000),

@@ -19,7 +19,6 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.run import LaunchError
 from repro.tracking.server import omniboard
 from repro.tracking.server.embedded import TrackingError
-from repro.view.archived_records import STUDY
 from tests.support.browser import CHROMIUM, TEXT, browser
 from tests.support.launch import stub_inputs
 from tests.support.processes import wait_for
@@ -59,11 +58,7 @@ class Board:
             connection.close()
 
     def runs(self) -> list[dict[str, Any]]:
-        """One's own runs as the interface gives them."""
-        return [run for run in self.all_runs() if "archived" not in run["config"]]
-
-    def all_runs(self) -> list[dict[str, Any]]:
-        """Own and archived runs."""
+        """The runs as the interface gives them."""
         status, content = self.ask(
             "/sacred/api/v1/Runs?select=_id,config,status,result,info&limit=9999"
         )
@@ -125,12 +120,6 @@ class TestBoard:
         assert "no such luck" in first["info"]["reason"]
         assert second["info"]["resumes"] in {f"smoke/{number}" for number in range(1, 5)}
 
-    def test_archived_runs_are_marked_beside_them(self, board: Board) -> None:
-        archived = [run for run in board.all_runs() if run["config"].get("archived")]
-        assert {run["config"]["archived"] for run in archived} == {STUDY}
-        assert len({run["config"]["seed"] for run in archived}) == 10
-        assert f"and {len(archived)} archived runs on the server" in board.log
-
     @pytest.mark.parametrize(
         ("path", "method", "headers", "expected"),
         [
@@ -159,7 +148,7 @@ class TestBoard:
         assert [one for one in listening if one.endswith(port)] == [f"0100007F{port}"]
         monkeypatch.chdir(board.folder)
         with pytest.raises(TrackingError, match=f"port {board.port} .*Address already in use"):
-            omniboard.omniboard(board.port, lambda database: 0)
+            omniboard.omniboard(board.port)
 
     def test_new_and_killed_runs_appear(self, board: Board, monkeypatch) -> None:
         monkeypatch.chdir(board.folder)

@@ -111,8 +111,7 @@ def _number(entry: dict[str, Any], database: Tracking) -> int:
     identity = {"meta.record": entry["meta"]["record"]}
     while not (copy := database.runs.find_one(identity, {"_id": 1})):
         last = database.runs.find_one({}, {"_id": 1}, sort=[("_id", DESCENDING)])
-        # Archived runs are below 0.
-        number = max(last["_id"], 0) + 1 if last else 1
+        number = last["_id"] + 1 if last else 1
         unfinished: dict[str, Any] = {"status": "RUNNING", "info": {}, "result": None}
         # Another process may take the number, or copy the same record.
         with suppress(DuplicateKeyError):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,11 +25,10 @@ paths in the run, and settings that the page would write otherwise, which is ref
 """
 
 
-def omniboard(port: int, add_archive: Callable[[copies.Tracking], int]) -> None:
+def omniboard(port: int) -> None:
     """Serve Omniboard on http://127.0.0.1:<port>/, for reading, until Ctrl-C or SIGTERM.
 
-    `add_archive` adds archived runs to a database and returns their number. An embedded server that
-    this call starts ends with it.
+    An embedded server that this call starts ends with it.
     """
     embedded.require_free(port, "choose another with --port")
     start = install()
@@ -38,7 +36,7 @@ def omniboard(port: int, add_archive: Callable[[copies.Tracking], int]) -> None:
     named = embedded.mongo_url()
     started = not named and embedded.embedded_state() is None
     try:
-        _serve(start, named or embedded.up(), port, add_archive)
+        _serve(start, named or embedded.up(), port)
     except KeyboardInterrupt:
         say("Omniboard ended; `make omniboard` shows the runs again")
     finally:
@@ -103,7 +101,7 @@ def add_columns(database: copies.Tracking) -> None:
             )
 
 
-def _serve(start: Path, url: str, port: int, add_archive: Callable[[copies.Tracking], int]) -> None:
+def _serve(start: Path, url: str, port: int) -> None:
     """Run Omniboard, and copy new and changed records meanwhile; TrackingError if it ends."""
     # Through the environment: arguments of a process are public, and the address has a password.
     environment = os.environ | {"MONGO_URI": embedded.with_database(url), "PORT": str(port)}
@@ -113,7 +111,7 @@ def _serve(start: Path, url: str, port: int, add_archive: Callable[[copies.Track
     with copies.connect(url) as database, log.open("ab") as output:
         add_columns(database)
         _refresh(database, copied)
-        say(f"{len(copied)} records and {add_archive(database)} archived runs on the server")
+        say(f"{len(copied)} records on the server")
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )

@@ -14,7 +14,7 @@
   const metrics = shown['metric.columns'];
   const custom = Object.fromEntries(Object.entries(shown['custom.columns']).map(([name, column]) => [name, column.config_path]));
   const order = [
-    '_id', 'dataset', 'objective', 'stage', 'clean_size', 'learning_rate', 'seed', 'accuracy', 'ASR', 'variant', 'archived', 'profile', 'cleaning_loss',
+    '_id', 'dataset', 'objective', 'stage', 'clean_size', 'learning_rate', 'seed', 'accuracy', 'ASR', 'variant', 'profile', 'cleaning_loss',
     'outcome', 'status', 'reason', 'duration', 'start_time', 'resumes', 'fingerprint', 'notes', 'tags',
   ];
   const widths = { _id: 60, profile: 80, stage: 85, seed: 65, accuracy: 90, ASR: 80, start_time: 190, reason: 200, notes: 200, tags: 200 };
