@@ -118,9 +118,13 @@ use(
     "verify",
     "report.verify:verify_command",
     "repro verify --all",
-    "Compute a report again and compare; --all: check every file.",
+    "Compute a report again and compare; --all: read every run.",
     click.Argument(["report"], type=FILE, required=False),
-    option("--all", "Also data, pairs, models and results.", is_flag=True),
+    option(
+        "--all",
+        "Also every run; `dvc status` has the rest.",
+        is_flag=True,
+    ),
     PROFILE,
     JSON,
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from repro.files import replace_file
-from repro.integrity.locked import LOCK, file_md5, locked_outputs
 from repro.ledger import LedgerError
 from repro.report.authors import AuthorsPoints
 from repro.report.contrasts import Family, set_q_values
 from repro.report.evidence import Evidence, folder_of, read_evidence
+from repro.report.locked import LOCK, file_md5, locked_outputs
 from repro.report.measures import Evaluations
 from repro.report.points import FinishedRun, archived_runs, evaluations
 from repro.report.study_tables import (
@@ -147,7 +147,7 @@ def archive_problems(profile: str) -> list[str]:
     try:
         locked = locked_outputs()
     except LedgerError:
-        # `verify --all` names a damaged one.
+        # `dvc status` names a damaged one.
         locked = {}
     problems = []
     for name, _, archive in _with_archive({profile, LARGER}):

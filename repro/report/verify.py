@@ -1,19 +1,17 @@
-"""`python -m repro verify`: builds the report again and compares; `--all` also checks its inputs.
+"""`python -m repro verify`: builds the report again and compares; `--all` also reads every run.
 
-dvc.lock knows every output of a stage, run.json the hashes of its run's files, and the report
-follows from both: an edited row is refused where it is read, so it never becomes a number of a
-report that verifies.
+run.json has the hashes of its run's files, and the report follows from them: an edited row is
+refused where it is read, so it never becomes a number of a report that verifies. `dvc status`
+compares every output of a stage with dvc.lock.
 """
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repro.integrity.locked import LOCK, changed_outputs, locked_outputs
 from repro.ledger import LedgerError
 from repro.profile import graph_profile
 from repro.report.authors import authors_points
@@ -33,13 +31,13 @@ SHOWN = 20
 
 
 def verify_command(report: Path | None, everything: bool, name: str, as_json: bool) -> int:
-    """Print what is wrong with a report, or with everything of a profile; 1 if anything is.
+    """Print what is wrong with a report, or also with all results of a profile; 1 if anything is.
 
     Without either, the report of the profile.
     """
     if everything:
         lines = verify_all(name)
-        done = f"profile {name}: data, pairs, models, results and report are whole"
+        done = f"profile {name}: results, archives and report are whole"
     else:
         path = report or report_folder(name) / DOCUMENT
         lines = verify(path)
@@ -125,10 +123,10 @@ def _changed_values(here: Any, there: Any, place: str = "") -> Iterator[str]:
 
 
 def verify_all(profile: str) -> list[str]:
-    """One line a file of the profile that is not what it was made as: data to report."""
+    """One line a file of the profile that is not what it was made as: results to report."""
     lines: list[str] = []
     report = report_folder(profile) / DOCUMENT
-    checks = _changed_outputs, damaged_results, archive_problems, mixed_codes
+    checks = damaged_results, archive_problems, mixed_codes
     for check in (*checks, lambda _: verify(report)):
         # What one of them cannot read at all hides nothing of the others.
         try:
@@ -136,21 +134,6 @@ def verify_all(profile: str) -> list[str]:
         except LedgerError as error:
             lines.append(str(error))
     return list(dict.fromkeys(lines))
-
-
-def _changed_outputs(profile: str) -> Iterator[str]:
-    """Yield the files that dvc.lock knows otherwise, of the profile and of the studies."""
-    names = ("data", "poisoned", "models", "results", "report/build")
-    folders = (*(f"{name}/{profile}/" for name in names), f"{STUDIES}/")
-    own = {
-        path: md5
-        for path, md5 in locked_outputs().items()
-        if f"{path.as_posix()}/".startswith(folders)
-    }
-    if not any(path.is_relative_to("data") for path in own):
-        note = f"verify: {LOCK} knows nothing of profile {profile}; only records are asked"
-        print(note, file=sys.stderr)
-    yield from changed_outputs(own)
 
 
 def mixed_codes(profile: str) -> Iterator[str]:

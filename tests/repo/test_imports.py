@@ -100,7 +100,7 @@ LAYERS = [
     {"sources", "train"},
     {"evaluate"},
     {"runs"},
-    {"worker", "tracking", "integrity"},
+    {"worker", "tracking"},
     {"launch"},
     {"study", "plan"},
     {"report"},

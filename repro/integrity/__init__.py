@@ -1,1 +1,0 @@
-"""Is what a study left on disk still what it made?"""
