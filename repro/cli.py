@@ -130,7 +130,7 @@ use(
 )
 use(
     "evaluate",
-    "evaluate.foreign:evaluate_command",
+    "evaluate.foreign:evaluate_foreign",
     "repro evaluate --checkpoint epoch_64.pt --format cleanclip --images val --profile paper",
     "Measure accuracy and attack success of somebody's checkpoint, as JSON.",
     option("--checkpoint", type=FILE, required=True),

@@ -1,5 +1,6 @@
 """Foreign checkpoints: what is read, what is refused; the numbers are the project's own."""
 
+import json
 import os
 import pickle
 import shutil
@@ -10,11 +11,11 @@ import open_clip
 import pytest
 import torch
 
+from repro.__main__ import main
 from repro.data.images import ImageError, encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
 from repro.evaluate.foreign import (
-    Attack,
     CheckpointError,
     blank_model,
     evaluate_foreign,
@@ -260,8 +261,8 @@ def assert_counts(share, outcomes, total):
 def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
     folder, model = scene
     images = folder / "images"
-    attack = Attack("badnet", protocol)
-    result = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, attack, "smoke")
+    told = (folder / "epoch_1.pt", "cleanclip", images, "smoke")
+    result = evaluate_foreign(*told, trigger="badnet", protocol=protocol)
 
     # The same images as a store of the project's own, evaluated by its own code.
     rows = []
@@ -292,7 +293,7 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
 
 
 def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch):
-    """A small transformer over 64 px, whose activations are exchanged and which has no BatchNorm."""
+    """A small transformer over 64 px."""
     tower = {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     text = {"width": 32, "heads": 2, "layers": 1}
     config = {"embed_dim": 16, "vision_cfg": tower, "text_cfg": text}
@@ -303,13 +304,10 @@ def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch)
     assert model.visual.image_size == (64, 64)
 
     torch.save({"state_dict": model.state_dict()}, folder / "vit.pt")
-    told = (folder / "vit.pt", "open_clip", folder / "images", Attack("badnet"), "smoke")
-    result = evaluate_foreign(*told, "ViT-toy")
+    told = (folder / "vit.pt", "open_clip", folder / "images", "smoke")
+    result = evaluate_foreign(*told, "ViT-toy", "badnet")
     assert result["images"] == 2 * len(NAMES)
     assert "attack" in result
-    subjects = {found["subject"] for found in result["checked"]["probes"]}
-    assert "activation" in subjects
-    assert "BatchNorm statistics" not in subjects
 
     with pytest.raises(CheckpointError, match="not the specified model"):
         evaluate_foreign(*told)
@@ -342,7 +340,7 @@ def test_a_missing_class_is_refused(scene, tmp_path):
         f"{len(NAMES) - 1} sub-folders.*allowed: one for each of the profile's {len(NAMES)} classes"
     )
     with pytest.raises(SpecError, match=said):
-        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack(None), "smoke")
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, "smoke")
 
 
 def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_path):
@@ -350,4 +348,28 @@ def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_pat
     images = shutil.copytree(folder / "images", tmp_path / "images")
     (images / "5" / "1.png").write_bytes(b"<html>")
     with pytest.raises(ImageError, match=r"1.png: not_an_image"):
-        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, Attack("badnet"), "smoke")
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, "smoke")
+
+
+def test_the_command_prints_json(scene, capsys):
+    folder, _ = scene
+    call = f"evaluate --checkpoint {folder}/epoch_1.pt --format cleanclip --images {folder}/images"
+    assert main(f"{call} --profile smoke --trigger badnet --target 3".split()) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["attack"]["target_number"] == 3
+    assert content["images"] == 2 * len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "bananna"}, r"--target: 'bananna' \(allowed: a class name .* 0"),
+        ({"target": str(len(NAMES))}, r"--target: '\d+' .* 0 to \d+"),
+        ({"trigger": None, "target": "3"}, "--target: allowed with --trigger only"),
+    ],
+)
+def test_options_that_clash_are_refused(scene, options, message):
+    folder, _ = scene
+    told = (folder / "epoch_1.pt", "cleanclip", folder / "images", "smoke")
+    with pytest.raises(SpecError, match=message):
+        evaluate_foreign(*told, **({"trigger": "badnet"} | options))

@@ -11,7 +11,6 @@ from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
-from repro.evaluate.foreign import Attack
 from repro.evaluate.prompts import PromptSet
 from repro.profile import load_classnames, load_profile
 from repro.spec import Trigger
@@ -40,7 +39,7 @@ def pictures(labels: Sequence[int], seed: str) -> np.ndarray:
 def stamped(images: np.ndarray, seed: str) -> np.ndarray:
     """With the authors' trigger at the model's size."""
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
-    switches = Attack("badnet").switches
+    switches = load_profile("authors", Path(__file__).parents[2] / "specs").switches
     twins = [
         stamp(trigger, switches, image, keyed_rng(seed, number)).image
         for number, image in enumerate(images)
