@@ -137,7 +137,7 @@ use(
     choice("--format", ("cleanclip", "open_clip"), required=True),
     option(
         "--images",
-        "ImageNet validation: class folders, archives, or files and a list.",
+        "ImageNet validation: class folders, or the official archives.",
         type=FILE,
         required=True,
     ),

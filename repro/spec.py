@@ -162,8 +162,7 @@ class ShardSource(Spec):
     selection: dict[Dataset, Literal["keyed", "first"]]
     """Pairs taken of more: the first in a keyed order of contents, or in the list of addresses."""
     evaluation: str
-    """ImageNet validation, relative path: class folders, the official archives, or a flat folder
-    with Kaggle's list of labels."""
+    """ImageNet validation, relative path: class folders, or the official archives."""
     images_per_class: PositiveInt
     """Evaluation images that every class must have: 50 in ImageNet-1K validation."""
     max_drop_fraction: Fraction

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from repro.data.shards import PairStore, StoreError
 from repro.profile import load_profile
 from repro.sources.shards.build import build_external, select
-from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, LABELS, UNPACKED, validation_images
+from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, UNPACKED, validation_images
 from repro.sources.shards.tars import index_shards
 from repro.spec import Profile, ShardSource, SpecError
 from tests.support.tars import pair, png, write_tar
@@ -329,49 +329,9 @@ def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monk
     assert read(tmp_path) == IMAGES
 
 
-def test_a_flat_folder_takes_its_labels_from_kaggles_list(tmp_path):
-    """The same images as from class folders; an image has a box, and a synset, for each object."""
-    write_folders(tmp_path / "folders")
-    expected = validation_images(tmp_path / "folders", len(SYNSETS))
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    lines = ["ImageId,PredictionString"]
-    for image in reversed(expected):
-        name, synset = image.path.stem, image.path.parent.name
-        shutil.copy(image.path, flat / f"{name}.JPEG")
-        lines.append(f"{name},{synset} 1 2 3 4 ")
-    (flat / LABELS).write_text("\n".join(lines) + "\n")
-
-    found = validation_images(flat, len(SYNSETS))
-
-    for here, there in zip(found, expected, strict=True):
-        assert here.path.read_bytes() == there.path.read_bytes()
-        assert here.label == there.label
-    with pytest.raises(
-        SpecError, match=r"LOC_val_solution.csv: 3 classes \(allowed: 4, the profile's\)"
-    ):
-        validation_images(flat, 4)
+def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SpecError, match=r"no-folder: no such folder"):
         validation_images(tmp_path / "no-folder", len(SYNSETS))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("image,label\n1,2\n", "2: ImageId None, PredictionString None"),
-        ("ImageId,PredictionString\nval_1,n01440764 1 2 3 4\nval_2", "3: ImageId 'val_2', .* None"),
-        ("ImageId,PredictionString\nval_1,\n", "2: ImageId 'val_1', PredictionString ''"),
-        (
-            "ImageId,PredictionString\nval_1,cat 1 2 3 4\n",
-            "2: ImageId 'val_1', PredictionString 'cat 1 2 3 4'",
-        ),
-    ],
-    ids=["other columns", "cut", "no boxes", "no synset"],
-)
-def test_a_bad_row_of_kaggles_list_is_named(tmp_path, text, said):
-    (tmp_path / LABELS).write_text(text)
-    with pytest.raises(SpecError, match=rf"{LABELS}:{said} .allowed: ILSVRC2012_val_00000001"):
-        validation_images(tmp_path, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
-"""ImageNet-1K validation: class folders, the official archives, which are unpacked into these, or
-a flat folder with Kaggle's list of labels.
+"""ImageNet-1K validation: class folders, or the official archives, which are unpacked into these.
 
 The sorted order of WordNet synsets is the label order 0..999 of OpenAI's class names. Of the
 official archives the development kit holds the labels; torchvision checks their MD5.
 """
 
-import csv
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +15,6 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 UNPACKED = "validation"
 """Folder for the unpacked archive, beside it."""
-
-
-LABELS = "LOC_val_solution.csv"
-"""Kaggle's list: of each image the synset and a box for each object, all of one synset."""
 
 
 class ValidationImage(NamedTuple):
@@ -41,8 +35,6 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
 
     if not folder.is_dir():
         raise SpecError(f"{folder}: no such folder")
-    if (folder / LABELS).is_file():
-        return _listed(folder, num_classes)
     if (folder / ARCHIVE).is_file() and not (folder / UNPACKED).exists():
         _unpack(folder)
     if (folder / UNPACKED).is_dir():
@@ -55,8 +47,8 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
     if len(classes) != num_classes or not (synsets or numbers):
         raise SpecError(
             f"{folder}: {len(classes)} sub-folders, such as {classes[:2]} (allowed: one for each "
-            f"of the profile's {num_classes} classes, named by synset as n01440764; {ARCHIVE} and "
-            f"{DEVKIT}; or all images and {LABELS})"
+            f"of the profile's {num_classes} classes, named by synset as n01440764; or "
+            f"{ARCHIVE} and {DEVKIT})"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     try:
@@ -66,30 +58,6 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
 
     samples.sort(key=lambda sample: sample[1])  # torchvision takes class 10 before class 2
     return [ValidationImage(Path(path), label) for path, label in samples]
-
-
-def _listed(folder: Path, num_classes: int) -> list[ValidationImage]:
-    """The images of Kaggle's list, by label and name."""
-    with (folder / LABELS).open(encoding="utf-8", newline="") as file:
-        rows = [*csv.DictReader(file)]
-    found = []
-    for number, row in enumerate(rows, start=2):
-        name, boxes = row.get("ImageId"), row.get("PredictionString")
-        if not name or not boxes or not (synset := re.match(r"n\d{8}\b", boxes)):
-            raise SpecError(
-                f"{folder / LABELS}:{number}: ImageId {name!r}, PredictionString {boxes!r} "
-                "(allowed: ILSVRC2012_val_00000001 and n01440764 108 13 370 384, say)"
-            )
-        found.append((synset[0], name))
-    synsets = sorted({synset for synset, _ in found})
-    if len(synsets) != num_classes:
-        raise SpecError(
-            f"{folder / LABELS}: {len(synsets)} classes (allowed: {num_classes}, the profile's)"
-        )
-    label_of = {synset: label for label, synset in enumerate(synsets)}
-    return [
-        ValidationImage(folder / f"{name}.JPEG", label_of[synset]) for synset, name in sorted(found)
-    ]
 
 
 def _unpack(folder: Path) -> None:
