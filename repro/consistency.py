@@ -102,9 +102,10 @@ def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterato
     """No setting of the second view stands for an objective that has none."""
     spec = profile.pretrain
     single = [name for name in objectives if num_views(name, spec.ssl_weight) == 1]
-    if single and spec.second_view != "all":
-        allowed = f"all, because {', '.join(single)} encodes one view"
-        yield "pretrain.second_view", spec.second_view, allowed
+    for field, default in {"second_view": "all", "image_view": "autoaugment"}.items():
+        if single and getattr(spec, field) != default:
+            allowed = f"{default}, because {', '.join(single)} encodes one view"
+            yield f"pretrain.{field}", getattr(spec, field), allowed
 
 
 def _sweep_problems(profile: Profile, sizes: Collection[CleanSize]) -> Iterator[Problem]:

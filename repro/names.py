@@ -18,11 +18,17 @@ Loss = Literal["mmcl", "ssl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", 
 """Losses by which models are trained: `Objective`, and those of cleaning alone."""
 CleanSize = Literal["100k", "200k"]
 TriggerName = Literal["badnet", "blended", "sig", "stripes", "wanet", "yellow"]
+ImageViewName = Literal[
+    "autoaugment", "crop_and_colour", "noise_and_erasing", "unaugmented", "mixed"
+]
+"""Augmentations of an image: `IMAGE_VIEWS` in repro/train/views/image.py."""
 DefenceName = Literal[
     "cleanclip",
     "shrink_and_perturb",
     "deep_clustering",
     "crop_view",
+    "noise_view",
+    "mixed_views",
     "word_view",
     "reset_temperature",
     "fresh_head",
@@ -93,10 +99,10 @@ class DefenceNames(NamedTuple):
     """Whether it changes the weights before the first evaluation."""
     views: int | None = None
     """Views of every pair that a step encodes; None for those of the run's loss."""
-    base_view: str = ""
-    """Augmentation of the images themselves, of `IMAGE_VIEWS` in repro/train/views/image.py."""
-    image_view: str = "autoaugment"
-    """Augmentation that makes the second view of an image, of the same list."""
+    base_view: ImageViewName = "unaugmented"
+    """Augmentation of the images themselves."""
+    image_view: ImageViewName = "autoaugment"
+    """Augmentation that makes the second view of an image."""
     text_view: str = "eda"
     """Augmentation for the second view of a caption, of `TEXT_VIEWS` in train/views/text.py."""
     retired: bool = False
@@ -118,6 +124,13 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
     ),
     "crop_view": DefenceNames(
         label("CleanCLIP, crops and colours"), {}, image_view="crop_and_colour"
+    ),
+    "noise_view": DefenceNames(
+        label("CleanCLIP, noise and erasing"), {}, image_view="noise_and_erasing"
+    ),
+    # For who does not know which view the model was pre-trained with.
+    "mixed_views": DefenceNames(
+        label("CleanCLIP, one of three views a batch"), {}, image_view="mixed"
     ),
     "word_view": DefenceNames(
         label("CleanCLIP, words dropped and shuffled"), {}, text_view="shuffled"

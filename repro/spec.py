@@ -21,6 +21,7 @@ from repro.names import DEFENCES, LOSSES
 from repro.names import CleanSize as CleanSize
 from repro.names import Dataset as Dataset
 from repro.names import DefenceName as DefenceName
+from repro.names import ImageViewName as ImageViewName
 from repro.names import Loss as Loss
 from repro.names import Objective as Objective
 from repro.names import Protocol as Protocol
@@ -292,6 +293,8 @@ class PretrainSpec(Training):
     second_view: SecondView = "all"
     """Pairs whose second view is augmented; the others have their first view twice. In a control no
     pair is poisoned."""
+    image_view: ImageViewName = "autoaugment"
+    """Augmentation that makes the second view of an image (paper Sec. 3: AutoAugment)."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
     """Epoch at which training stops, of the full schedule (authors, CC6M: 21 and 36 of 64)."""
     seeds: NonEmpty[Seed]
@@ -439,6 +442,8 @@ class RunSpec(Cleaning):
     """Factor on the SSL term in pre-training; cleaning takes that of its defence."""
     second_view: SecondView = "all"
     """`all` in cleaning."""
+    image_view: ImageViewName = "autoaugment"
+    """Augmentation of the second view in pre-training; cleaning takes that of its defence."""
     switches: Switches
     trigger: Trigger
     target_class: str

@@ -69,7 +69,14 @@ class Hypothesis(Spec):
     family: str
     """Hypotheses of a family are corrected for each other."""
     says: str
-    measure: Literal["asr_left_at_rate", "asr_frontier", "rate_doublings", "lost_at_cap"]
+    measure: Literal[
+        "asr_left_at_rate",
+        "asr_left_logit",
+        "asr_frontier",
+        "rate_doublings",
+        "lost_at_cap",
+        "start_accuracy",
+    ]
     rate: Rate | None = None
     """Learning rate of `asr_left_at_rate`; null for that of the rules."""
     loss: Loss = "mmcl_ssl"

@@ -63,8 +63,10 @@ def reset_temperature(model: CLIP, settings: Settings, seed: int) -> None:
 DEFENCES: dict[DefenceName, Defence] = {
     "cleanclip": Defence(),
     "shrink_and_perturb": Defence(start=shrink_and_perturb),
-    # CleanCLIP with views that pre-training has not seen, which repro/names.py names.
+    # CleanCLIP with other views, which repro/names.py names.
     "crop_view": Defence(),
+    "noise_view": Defence(),
+    "mixed_views": Defence(),
     "word_view": Defence(),
     "reset_temperature": Defence(start=reset_temperature),
     "fresh_head": Defence(lambda loss, settings: FRESH_HEAD),

@@ -99,6 +99,8 @@ class TrainingPairs(Dataset[Batch]):
         self.steps_per_epoch = len(rows) // batch
         self.views = spec.num_views
         self.augmentations = DEFENCES[spec.defence_settings.name]
+        if spec.stage == "pretrain":
+            self.augmentations = self.augmentations._replace(image_view=spec.image_view)
 
         # None where there is no room: then images are decoded at every step.
         self._images = store.decoded_if_room(self.size, cache, rows)
@@ -149,9 +151,8 @@ class TrainingPairs(Dataset[Batch]):
         rng = keyed_rng("views", self.spec.seed, step)
         pixels = self.pixels(positions)
         images = [shift_and_flip(pixels, self.spec.views, rng, batch, mine)]
-        if name := self.augmentations.base_view:
-            view = IMAGE_VIEWS[name]
-            images = [view.apply(images[0], view.draw(batch, rng)[mine])]
+        view = IMAGE_VIEWS[self.augmentations.base_view]
+        images = [view.apply(images[0], view.draw(batch, rng)[mine])]
         tokens = [self.tokens(positions)]
 
         # Its augmented view.

@@ -23,7 +23,7 @@ from repro.profile import (
     resolved_profile,
 )
 from repro.spec import SpecError
-from repro.study.spec import load_study, study_names, varied
+from repro.study.spec import load_study, study_names, study_profiles, varied
 from repro.unchanged import unchanged
 
 PROFILES = ["authors", "midi", "mini", "night", "paper", "paper_lean", "rehearsal", "smoke"]
@@ -335,6 +335,35 @@ def test_a_second_view_is_chosen_only_where_every_objective_has_one(
     study = load_study("dose")
     with pytest.raises(SpecError, match=r"'clean' \(allowed: all, because mmcl, mmcl_ssl encodes"):
         varied(study, study.variants["ssl_half"])
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "refused"),
+    [
+        (
+            "pretrain.image_view: crop_and_colour",
+            "pretrain.image_view: blur",
+            r"pretrain.image_view: Input should be 'autoaugment'.* \(got 'blur'\)",
+        ),
+        (
+            "{name: noise_view}",
+            "{name: blur}",
+            r"clean.defence.name: Input .*'noise_view'.* \(got 'blur'\)",
+        ),
+        (
+            "pretrain_objectives: [mmcl_ssl]",
+            "pretrain_objectives: [mmcl, mmcl_ssl]",
+            r"pretrain.image_view: 'noise_and_erasing' \(allowed: autoaugment, because mmcl",
+        ),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused_before_the_first_run(
+    there: str, instead: str, refused: str, specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(specs.parent)
+    replaced(specs / "studies" / "crossed_views.yaml", there, instead)
+    with pytest.raises(SpecError, match=refused):
+        study_profiles(load_study("crossed_views"))
 
 
 @pytest.mark.parametrize(

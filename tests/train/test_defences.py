@@ -424,7 +424,7 @@ def test_par_in_parts_is_its_view_and_its_push(tmp_path: Path) -> None:
     specs = {name: defended(base, name) for name in ("par", "par_view", "par_push")}
     assert NAMES["par"].base_view == "noise_and_erasing"
     assert NAMES["par_view"].base_view == "noise_and_erasing"
-    assert NAMES["par_push"].base_view == ""
+    assert NAMES["par_push"].base_view == "unaugmented"
     whole = specs["par"].defence_settings
     part = specs["par_push"].defence_settings
     assert whole.settings == part.settings
@@ -498,9 +498,24 @@ def test_an_image_view_is_a_function_of_its_draws(name: str) -> None:
 
     assert changed.dtype == torch.uint8
     assert changed.shape == images.shape
-    assert not torch.equal(changed, images)
+    assert torch.equal(changed, images) == (name == "unaugmented")
     share = view.apply(images[2:5], draws[2:5])
     assert torch.equal(share, changed[2:5])
+
+
+def test_a_mixture_draws_one_view_for_a_whole_batch() -> None:
+    """And equals that view, on the same draws."""
+    images = torch.arange(8 * 3 * 32 * 32).remainder(251).to(torch.uint8).reshape(8, 3, 32, 32)
+    mixture = IMAGE_VIEWS["mixed"]
+    drawn = set()
+    for batch in range(30):
+        draws = mixture.draw(8, keyed_rng("mixture", batch))
+        (name,) = {of[0] for of in draws}
+        drawn.add(name)
+        alone = IMAGE_VIEWS[name].apply(images, np.stack([of[1] for of in draws]))
+        assert torch.equal(mixture.apply(images, draws), alone)
+        assert torch.equal(mixture.apply(images[2:5], draws[2:5]), alone[2:5])
+    assert drawn == {"autoaugment", "crop_and_colour", "noise_and_erasing"}
 
 
 def test_a_crop_of_everything_with_factors_of_one_is_the_image() -> None:

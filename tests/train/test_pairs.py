@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
+from repro.names import ImageViewName
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec, Views
 from repro.train.loading import load_batches, on_device
 from repro.train.pairs import MadeBatches, TrainingPairs
-from repro.train.views.image import shift_and_flip
+from repro.train.views.image import IMAGE_VIEWS, shift_and_flip
 from tests.support.evaluation import write_rows
 from tests.support.short_run import run as train_run
 from tests.support.short_run import scheduled
@@ -241,6 +243,31 @@ def test_a_second_view_is_augmented_for_the_chosen_pairs_alone(
             if by_view and not torch.equal(second, first):
                 differing += 1
     assert differing > 10
+
+
+@pytest.mark.parametrize("image_view", ["crop_and_colour", "noise_and_erasing", "unaugmented"])
+def test_pretraining_augments_by_the_view_that_it_names(
+    image_view: ImageViewName, store: PairStore, tmp_path: Path
+) -> None:
+    """All else is as with AutoAugment, and cleaning has the view of its defence."""
+    plain = two_views()
+    named = plain.model_copy(update={"image_view": image_view})
+    made = pairs(store, tmp_path, named)
+    images, tokens = made[3]
+    by_autoaugment, same_tokens = pairs(store, tmp_path, plain)[3]
+    assert torch.equal(images[0], by_autoaugment[0])
+    assert torch.equal(tokens, same_tokens)
+    assert not torch.equal(images[1], by_autoaugment[1])
+
+    rng = keyed_rng("views", plain.seed, 3)
+    pixels, batch = made.pixels(made.positions(3)), plain.schedule.global_batch_size
+    for _ in range(2):
+        shifted = shift_and_flip(pixels, plain.views, rng, batch, slice(batch))
+    view = IMAGE_VIEWS[image_view]
+    assert torch.equal(images[1], view.apply(shifted, view.draw(batch, rng)))
+
+    cleaned, _ = pairs(store, tmp_path, named.model_copy(update={"stage": "clean"}))[3]
+    assert torch.equal(cleaned, by_autoaugment)
 
 
 def test_in_a_control_no_pair_is_poisoned(store: PairStore, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugment
 
+from repro.names import ImageViewName
 from repro.spec import Views
 
 POLICIES = AutoAugment().policies
@@ -180,10 +181,34 @@ class ImageView(NamedTuple):
     """(images (B, 3, H, W), their draws) to images of the same shape, uint8."""
 
 
-IMAGE_VIEWS = {
+MIXTURE: dict[ImageViewName, ImageView] = {
     "autoaugment": ImageView(draw_policies, auto_augment),
     "crop_and_colour": ImageView(lambda count, rng: rng.random((count, 7)), crop_and_colour),
     "noise_and_erasing": ImageView(draw_noise, noise_and_erasing),
+}
+"""The views of which `mixed` draws one for each batch."""
+
+
+def draw_mixed(count: int, rng: Generator) -> NDArray[np.object_]:
+    """Draws for `count` images, (count,) of (view, its draw); one view for the whole batch."""
+    name = list(MIXTURE)[rng.integers(len(MIXTURE))]
+    draws = np.empty(count, object)
+    for index, draw in enumerate(MIXTURE[name].draw(count, rng)):
+        draws[index] = name, draw
+    return draws
+
+
+def mixed(images: UInt8[Tensor, "B 3 H W"], draws: NDArray[np.object_]) -> UInt8[Tensor, "B 3 H W"]:
+    """Images by the view that the batch has drawn."""
+    name = draws[0][0]
+    return MIXTURE[name].apply(images, np.stack([draw for _, draw in draws]))
+
+
+IMAGE_VIEWS: dict[ImageViewName, ImageView] = {
+    **MIXTURE,
+    "mixed": ImageView(draw_mixed, mixed),
+    # Shifted and flipped as every view is, and nothing else.
+    "unaugmented": ImageView(lambda count, rng: np.empty(count), lambda images, draws: images),
 }
 
 
