@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import MODELS, RESULTS
 from repro.spec import RunSpec, SpecError
-from repro.study.models import check_archived, cleaned_model, command_for, poisoned_model
+from repro.study.models import cleaned_model, command_for, poisoned_model, released_model
 from repro.study.spec import archive_of, load_study, study_names
 
 if TYPE_CHECKING:
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
 
 
 def load(
-    profile: str, model_name: str, seed: int | None = None, clean: str | None = None
+    profile: str,
+    model_name: str,
+    seed: int | None = None,
+    clean: str | None = None,
+    release: str | Path | None = None,
 ) -> tuple[Any, Any, Any]:
     """open_clip model in eval mode, preprocessing of a PIL image to (3, H, W), and tokenizer of N
     texts to (N, 77).
 
     `model_name` is dataset and objective, such as "cc6m-mmcl_ssl". The model is the poisoned one,
     or with `clean`, such as "200k", the cleaned one of Table 1; of the profile's first seed where
-    none is given. It is taken from models/, or else from the release that REPRO_MODELS names: its
-    weights have the hash in their run's record or in the archives, and those of a release also
-    answer as its index says.
+    none is given. It is taken from models/, or from the folder `release`, an unpacked release: its
+    weights have the hash in their run's record, or in the SHA256SUMS of the release.
     SpecError for a name that the profile lacks, LedgerError for a model that is missing or altered.
     """
     runs = pretrain_runs(load_profile(profile))
@@ -41,24 +45,23 @@ def load(
     chosen = runs[0].seed if seed is None else seed
     runs = [run.model_copy(update={"seed": chosen}) for run in runs if run.seed == runs[0].seed]
     spec = runs[0]
-
-    import open_clip
-
-    from repro.runs.released import check_answers, load_model, released
-    from repro.train.views.tokens import tokenize
-
-    if trained := poisoned_model(spec) if clean is None else cleaned_model(runs):
+    if release is not None:
+        path = released_model(Path(release), spec)
+    elif trained := poisoned_model(spec) if clean is None else cleaned_model(runs):
         path, _ = trained
-        model = load_model(spec, path)
-    elif found := released(spec):
-        path, entry = found
-        check_archived(runs, path)
-        model = load_model(spec, path)
-        check_answers(model, spec, entry)
     else:
         raise LedgerError(_remedy(spec))
+
+    import open_clip
+    from safetensors.torch import load_file
+
+    from repro.train.build import build_model
+    from repro.train.views.tokens import tokenize
+
+    model = build_model(spec.model, spec.seed, spec.switches.initialisation)
+    model.load_state_dict(load_file(path))
     preprocess = open_clip.image_transform(spec.model.vision.image_size, is_train=False)
-    return model, preprocess, partial(tokenize, truncation=spec.switches.truncation)
+    return model.eval(), preprocess, partial(tokenize, truncation=spec.switches.truncation)
 
 
 def _remedy(spec: RunSpec) -> str:
@@ -71,8 +74,7 @@ def _remedy(spec: RunSpec) -> str:
         only = f", if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"
     return (
         f"{spec.model_name}, seed {spec.seed}, {kind}: no such model in models/ (there: "
-        f"{', '.join(there) or 'no model'}), and REPRO_MODELS names no release; "
-        f"{command_for(spec)} makes it{only}"
+        f"{', '.join(there) or 'no model'}); {command_for(spec)} makes it{only}"
     )
 
 

@@ -1,18 +1,16 @@
 """`python -m repro publish`: a folder that a web server or an archive takes as it is.
 
-It holds the report, every evaluation as CSV, the article, models with index and card, and what is
+It holds the report, every evaluation as CSV, the article, models with their card, and what is
 needed to cite and check them.
 """
-
-from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from repro.files import file_sha256, replace_file
-from repro.ledger import LedgerError, cleaned_row
+from repro.ledger import LedgerError, Row, cleaned_row
 from repro.names import TRIGGERS
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import DOCUMENT, report_folder
@@ -20,15 +18,32 @@ from repro.report.pages.html import markdown, shared_values
 from repro.report.pages.tables import models_table
 from repro.report.readme import read_document
 from repro.report.verify import verify
-from repro.study.models import cleaned_model, evaluation_of, poisoned_model
-
-if TYPE_CHECKING:
-    from repro.runs.released import Kept
+from repro.study.models import (
+    SUMS,
+    cleaned_model,
+    evaluation_of,
+    poisoned_model,
+    released_name,
+)
 
 SHOWN = 10
 """Problems that the message of a refusal lists."""
 BESIDE = ("LICENSE", "NOTICE", "CITATION.cff")
-SUMS = "SHA256SUMS"
+
+
+class Model(NamedTuple):
+    """A model that a release takes."""
+
+    file: str
+    """Its name in the folder `models` of the release."""
+    path: Path
+    counts: Row
+    """Its evaluation."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights."""
+        return file_sha256(self.path)
 
 
 def release(profile: str, seeds: Collection[int] = ()) -> Path:
@@ -54,17 +69,17 @@ def release(profile: str, seeds: Collection[int] = ()) -> Path:
         shutil.copy2(name, out / name)
     values["files"] = [path.name for path in report.iterdir()]
 
-    # It brings torch, which the report does without.
-    from repro.runs.released import pack
-
-    values["models"] = pack(out, kept)
+    values["models"] = kept
     if kept:
+        (out / "models").mkdir()
+        for model in kept:
+            shutil.copy2(model.path, out / "models" / model.file)
         trigger = load_profile(profile).data.poison.trigger
         denominator = values["document"]["settings"]["asr_denominator"]
         text = markdown(
             "model_card",
             **values,
-            card=models_table(values["models"], denominator),
+            card=models_table(kept, denominator),
             trigger=trigger,
             looks=TRIGGERS[trigger.name],
         )
@@ -79,10 +94,8 @@ def release(profile: str, seeds: Collection[int] = ()) -> Path:
     return out
 
 
-def _kept(profile: str, seed: int | None) -> list[Kept]:
+def _kept(profile: str, seed: int | None) -> list[Model]:
     """The poisoned and cleaned models of a seed, or of the profile's first."""
-    from repro.runs.released import Kept
-
     loaded = load_profile(profile)
     first = loaded.pretrain.seeds[0]
     of_seed = {"seed": first if seed is None else seed}
@@ -91,8 +104,7 @@ def _kept(profile: str, seed: int | None) -> list[Kept]:
         of.model_copy(update=of_seed) for of in pretrain_runs(loaded) if of.seed == first
     ):
         if model := poisoned_model(start):
-            path, record = model
-            found.append(Kept(start, path, record.code, evaluation_of(start)))
+            found.append(Model(released_name(start), model[0], evaluation_of(start)))
         runs = [
             of.model_copy(update=of_seed)
             for of in clean_runs(loaded)
@@ -101,7 +113,7 @@ def _kept(profile: str, seed: int | None) -> list[Kept]:
         for size in dict.fromkeys(of.clean_size for of in runs):
             of_size = [of for of in runs if of.clean_size == size]
             if (model := cleaned_model(of_size)) and (row := cleaned_row(model[0])):
-                found.append(Kept(of_size[0], model[0], model[1].code, row))
+                found.append(Model(released_name(of_size[0]), model[0], row))
     if seed is not None and not found:
         names = ", ".join(of.model_name for of in pretrain_runs(loaded))
         raise LedgerError(f"--seeds: {seed}: no model of it in models/ (models: {names})")

@@ -1,20 +1,22 @@
-"""Models in models/ by their specification: the profile's own, and those that studies trained."""
+"""Models by their specification: the profile's own and those that studies trained, in models/, and
+those of a release.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from repro.data.stages import data_key, poison_key
 from repro.files import file_sha256
-from repro.ledger import CLEANED, Counts, LedgerError, Row, RunRecord, cleaned_row
+from repro.ledger import CLEANED, LedgerError, Row, RunRecord
 from repro.profile import load_profile
 from repro.runs.again import best_cleaned
 from repro.runs.layout import RESULTS, WEIGHTS, WORK, cleaned_file, model_dir, results_dir
 from repro.runs.published import RECORD, read_record, read_run
 from repro.spec import RunSpec
-from repro.study.archive import read_archive
-from repro.study.spec import archive_of, load_study, study_names, study_profiles, study_runs
+from repro.study.spec import load_study, study_names, study_profiles, study_runs
 
+SUMS = "SHA256SUMS"
+"""Hashes of all files of a release, as `sha256sum --check` reads them."""
 TRAINED = WORK / "models"
 """Results of models that `study --models` trains: those of the study stay as they are."""
 
@@ -87,27 +89,30 @@ def cleaned_model(runs: Sequence[RunSpec]) -> tuple[Path, RunRecord] | None:
     return path, best.record
 
 
-def check_archived(runs: Sequence[RunSpec], path: Path) -> None:
-    """LedgerError if an archive has the run of a model with other weights or, for a cleaned one,
-    with another evaluation at its step. `runs`: one pre-training, or the cleanings of a setting.
+def released_model(folder: Path, spec: RunSpec) -> Path:
+    """File of a model in an unpacked release; LedgerError if it is not there, or not the file whose
+    hash the release lists.
     """
-    kept = cleaned_row(path)
-    made = [run for run in runs if kept is None or run.run_id == kept.run]
-    for name, run in (pair for spec in made for pair in runs_of_studies(spec)):
-        archive = archive_of(name)
-        for record, rows in read_archive(archive) if archive.is_file() else ():
-            if (record.spec.model_name, record.spec.run_id) != (run.model_name, run.run_id):
-                continue
-            weights = kept is None and record.files.get(WEIGHTS[0]) == file_sha256(path)
-            if not (weights or (kept and any(_counts(row) == _counts(kept) for row in rows))):
-                raise LedgerError(
-                    f"{path}: not the model of {archive}; one that another processor trained can "
-                    "be used from models/ alone"
-                )
+    name = f"models/{released_name(spec)}"
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{folder / SUMS}: {getattr(error, 'strerror', error)}") from None
+    sums = {name: known for known, _, name in (line.partition("  ") for line in lines)}
+    if name not in sums:
+        there = ", ".join(listed for listed in sums if listed.endswith(".safetensors"))
+        raise LedgerError(f"{folder / SUMS}: no {name} (there: {there or 'no model'})")
+    path = folder / name
+    found = file_sha256(path) if path.is_file() else "missing"
+    if found != sums[name]:
+        raise LedgerError(f"{path}: SHA-256 {found} (by {SUMS}: {sums[name]})")
+    return path
 
 
-def _counts(row: Row) -> dict[str, Any]:
-    return row.model_dump(include={"step", *Counts.model_fields})
+def released_name(spec: RunSpec) -> str:
+    """Name of a model's file in a release."""
+    kind = f"cleaned-{spec.clean_size}" if spec.clean_size else "poisoned"
+    return f"{spec.model_name}-seed{spec.seed}-{kind}.safetensors"
 
 
 def command_for(spec: RunSpec) -> str:

@@ -6,7 +6,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from repro.runs.again import best_cleaned
 from repro.runs.layout import RESULTS, cleaned_file, model_dir, results_dir
 from repro.runs.published import read_record, read_run, write_record
 from repro.spec import RunSpec
+from repro.study.models import released_model
 from tests.support.ledger import ROOT, reseal
 
 REPORT = Path("report/build/mini")
@@ -147,16 +147,12 @@ def write_best_cleaned() -> tuple[Path, Row]:
 
 
 def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
-    light: Path, trained: RunSpec, monkeypatch: pytest.MonkeyPatch
+    light: Path, trained: RunSpec
 ) -> None:
     model = model_dir(trained) / "model.safetensors"
     cleaned, row = write_best_cleaned()
     report_stage("mini")
 
-    # What a model answers is seen on trained ones (tests/front/test_released.py).
-    probe = SimpleNamespace(answers=lambda *_: (60, 2), content=lambda: b"images")
-    monkeypatch.setattr("repro.runs.released.Probe.of", lambda _: probe)
-    monkeypatch.setattr("repro.runs.released.load_model", lambda *_: None)
     for name in BESIDE:
         shutil.copy2(ROOT / name, name)
     out = release("mini")
@@ -177,9 +173,7 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
     models = [name for name in names if name.endswith("safetensors")]
     kinds = ("cleaned-100k", "poisoned")
     assert models == [f"models/cc3m-mmcl-seed0-{of}.safetensors" for of in kinds]
-    index = json.loads((out / "models/index.json").read_bytes())
-    correct = [of["counts"]["num_correct"] for of in index["models"]]
-    assert correct[1] == row.num_correct
+    assert released_model(out, trained) == out / models[1]
     with pytest.raises(LedgerError, match="--seeds: 7: no model of it in models/"):
         release("mini", [0, 7])
 
