@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, locks, and hashes of files."""
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from repro.spec import SpecError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system without locks answers."""
 
 
 @contextmanager
@@ -21,22 +26,47 @@ def held(path: Path, message: str = "", *, wait: bool = False) -> Iterator[None]
     While another process holds it: SpecError with `message`, or with `wait` the message is printed,
     if there is one, and the block begins when the other one lets go.
     """
-    with path.open("w") as lock:
+    lock = _lock(path)
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not at once: `is_held` holds it for a moment to see whether anybody does.
+            lock.acquire(timeout=0.5)
+        except Timeout:
             if not wait:
                 raise SpecError(message) from None
             if message:
                 print(message, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise SpecError(
-                f"{path}: the file system grants no locks ({error.strerror}); mount it with them "
-                "(Lustre: option `flock`) or move the checkout to one that has them"
-            ) from None
-
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise SpecError(
+            f"{path}: the file system grants no locks ({error.strerror}); mount it with them "
+            "(Lustre: option `flock`) or move the checkout to one that has them"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file, on this node or on one that shares its locks; False
+    where there is no such file.
+    """
+    try:
+        if path.exists():
+            _lock(path).acquire(blocking=False).lock.release()
+    except Timeout:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _lock(path: Path) -> FileLock:
+    # A lock that is a file's existence would outlive its process.
+    return FileLock(path, fallback_to_soft=False)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Reads only, and needs no driver: a run is carried by the process that holds the 
 folder, or by a job of Slurm's.
 """
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from repro.files import is_held
 from repro.ledger import LedgerError, Row, RunRecord
 from repro.runs.layout import STATUS, WORK, results_dir
 from repro.runs.published import ARCHIVED, RECORD, ROWS, read_record
@@ -233,16 +233,6 @@ def last_row(path: Path, changed: float) -> Row | None:
             content = json.loads(line)
             return Row.model_validate(content.get("row", content))
     return None
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock file, on this node or on one that shares its locks."""
-    with suppress(OSError), lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _record(path: Path) -> tuple[RunRecord | None, str]:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, Self
 
-from repro.files import read_json, replace_json
+from repro.files import is_held, read_json, replace_json
 from repro.launch import slurm
 from repro.names import DATASETS, GRAPH_OBJECTIVES
 from repro.profile import (
@@ -24,7 +24,7 @@ from repro.study.models import TRAINED
 from repro.study.spec import Study, lenders, load_study, study_profiles, study_runs
 from repro.view.archive import whole_runs
 from repro.view.remaining import Remaining, Stages
-from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
+from repro.view.states import Carrier, Jobs, RunState, State, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
