@@ -2,15 +2,26 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from repro.intervals import Interval
 from repro.profile import SPECS, check, read_yaml
-from repro.spec import CleanSize, Dataset, Fraction, Loss, NonEmpty, Objective, Spec
+from repro.spec import (
+    CleanSize,
+    Dataset,
+    Fraction,
+    Loss,
+    Name,
+    NonEmpty,
+    Objective,
+    Rate,
+    Spec,
+)
 
 CLAIMS = SPECS / "claims.yaml"
 Metric = Literal[
@@ -253,6 +264,36 @@ class Arms(Spec):
         return next(iter(self.mmcl.values()))
 
 
+class Condition(Spec):
+    """A line of the table of conditions: which models are compared, and what is said of it."""
+
+    name: Name
+    says: str
+    mmcl: str
+    """Arm of the MMCL models, as `<study>/<variant>`; `<study>/*` stands for all variants, which
+    then have seeds of their own.
+    """
+    mmcl_ssl: str
+    """Arm of the MMCL + SSL models, likewise."""
+    settings: list[Annotated[tuple[Dataset, CleanSize], Field(strict=False)]] = Field(
+        default_factory=list
+    )
+    """The difference is the mean over them; those of the rules where none is named."""
+    rate: Rate | None = None
+    """Learning rate of the ASR left; null for that of the rules."""
+    exploratory: bool = False
+    """Whether it was looked for after its data were seen."""
+    defence: bool = False
+    """Whether it is there to compare defences, and so none of CleanCLIP's own."""
+    without: list[str] = Field(default_factory=list)
+    """Measures that its study did not state."""
+
+    @staticmethod
+    def arms(arm: str, known: Iterable[str]) -> list[str]:
+        """The arms that a name stands for, of those that are `known`."""
+        return [of for of in known if fnmatchcase(of, arm)]
+
+
 class Comparisons(Spec):
     """Which archived runs the verdicts rest on, by profile."""
 
@@ -262,6 +303,8 @@ class Comparisons(Spec):
     """By profile and name, an arm whose two objectives are compared; exploratory."""
     elsewhere: dict[str, dict[str, str]]
     """By profile and study, an arm as in `beside`."""
+    conditions: dict[str, list[Condition]]
+    """By profile: lines of the table of conditions."""
     further: list[str]
     """Arms that a claim is judged on where those of the verdicts lack the runs that it is about."""
 

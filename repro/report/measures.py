@@ -6,7 +6,7 @@ docs/rules.md defines the measures; shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
@@ -348,6 +348,50 @@ MEASURES = (
 )
 """All of them, those of the verdicts first, in the order of their weight."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
+BEFORE = ("start_accuracy", "start_asr")
+"""Measures of a model that is not cleaned."""
+KEYS = ["arm", "dataset", "clean_size", "loss", "pretrain_objective"]
+"""What names the models of a comparison; size and loss are "" before cleaning."""
+
+
+def at_rate(rate: float) -> str:
+    """Name of the ASR left at a learning rate, in the frame of `measured`."""
+    return f"asr_left_at_{rate:g}"
+
+
+def measured(evaluations: Evaluations) -> pd.DataFrame:
+    """Every measure of every model: a row with KEYS, measure and seed as its index, and the columns
+    value, low and high. An end is infinite where the value is a bound.
+    """
+    frame = evaluations.frame
+    cleaning = frame[frame.stage == "clean"]
+    cleaned = cleaning[KEYS].drop_duplicates().itertuples(index=False, name=None)
+    started = frame[["arm", "dataset", "pretrain_objective"]].drop_duplicates()
+
+    rows = []
+    for arm, dataset, size, loss, objective in cleaned:
+        models = evaluations.models(Models((arm,), objective, dataset, size, loss))
+        for seed, model in models.items():
+            key = (arm, dataset, size, loss, objective)
+            rows += [(*key, name, seed, *ends) for name, ends in _measures_of(model)]
+    for arm, dataset, objective in started.itertuples(index=False, name=None):
+        for seed, model in evaluations.models(Models((arm,), objective, dataset)).items():
+            for name in BEFORE:
+                value = model.start[name.removeprefix("start_")]
+                rows.append((arm, dataset, "", "", objective, name, seed, value, value, value))
+    columns = [*KEYS, "measure", "seed", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:-3]).sort_index()
+
+
+def _measures_of(model: CleanedModel) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    """Name and value, low, high of each measure that the model has."""
+    for measure in MEASURES:
+        if (found := measure.of(model)) is not None:
+            value = found.value
+            low = -math.inf if found.at_most else value
+            yield measure.name, (value, low, math.inf if found.at_least else value)
+    for rate, asr in zip(model.ends.learning_rate, model.ends.asr, strict=True):
+        yield at_rate(rate), (asr, asr, asr)
 
 
 def judged(rules: Container[str]) -> list[Measure]:
