@@ -23,12 +23,6 @@ __all__ = ["commands", "main"]
 LISTS = ("profiles", "studies", "triggers", "objectives", "defences", "measures")
 PORT = click.IntRange(1, 65535)
 JSON = option("--json", "For programs.", is_flag=True)
-AGAIN = option(
-    "--again",
-    "A finished run to make anew, by its name in `status --json`, such as "
-    "clean/cc6m-mmcl/200k-mmcl_ssl-lr0.0005-seed15; may be repeated. Others stay.",
-    multiple=True,
-)
 
 use(
     "reproduce",
@@ -37,7 +31,7 @@ use(
     """Run the whole study, data to report, through DVC; at the end it names page and PDF.
 
     Begin with PROFILE mini; `repro plan --profile mini` says how long it takes here. PROFILE and
-    --set hold for this call only, instead of params.yaml. `repro study` runs the other studies.""",
+    --set are written to params.yaml, and stay there. `repro study` runs the other studies.""",
     click.Argument(["profile"], required=False),
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
@@ -47,7 +41,6 @@ use(
         "repeated. Such runs stand behind no verdict of the report, and `check` leaves them out.",
         multiple=True,
     ),
-    AGAIN,
 )
 use(
     "status",
@@ -169,7 +162,6 @@ study(
     option("--dry-run", "Print what would run, with core-hours.", is_flag=True),
     JSON,
     option("--models", "Train this model alone, such as cc6m-mmcl; again for more.", multiple=True),
-    AGAIN,
 )
 study(
     "replay",
@@ -209,14 +201,6 @@ maintain(
         multiple=True,
     ),
     prints=True,
-)
-maintain(
-    "accept",
-    "runs.version:accept",
-    "repro accept",
-    """Accept an edit of the code if the profile smoke still gives the same digits.
-
-    Trains smoke at the last accepted commit and here, and compares rows, bits and weights.""",
 )
 maintain(
     "findings",

@@ -181,7 +181,7 @@ class RunRecord(BaseModel):
     inputs: dict[str, str]
     """Input name (`pairs`, `evaluation`, `synonyms`, `model`) to hash (`repro.runs.inputs`)."""
     code: str
-    """Digest of the code that the ranks ran (`repro.runs.version`)."""
+    """Digest of the code that the ranks ran (`repro.edits.code_digest`)."""
     made_by: str = ""
     """Fingerprint under which an older version of the package made the run, if it did."""
     commit: str | None

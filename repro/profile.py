@@ -288,12 +288,14 @@ def resolve_stage(profile_name: str) -> None:
         raise SpecError(f"specs of {profile_name} changed while they were read: call again")
 
 
-def resolved_profile(name: str) -> Profile | None:
-    """The values that DVC has read, and will record with the result; None outside of its stages."""
+def resolved_profile(name: str) -> Profile:
+    """The values that a stage works with, and all that it reads of them: an edit of specs/ while it
+    runs cannot matter. A stage that is called by hand resolves them first, as does one of which DVC
+    found that the missing file would be the same (`--allow-missing`).
+    """
     path = resolved_file(name)
-    stage = os.environ.get("DVC_STAGE", "").partition("@")[0]
-    if stage in ("", "study") or not path.exists():
-        return None
+    if "DVC_STAGE" not in os.environ or not path.exists():
+        resolve_stage(name)
     return check(Profile, json.loads(path.read_bytes()), path)
 
 

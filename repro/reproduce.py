@@ -1,9 +1,8 @@
 """`python -m repro reproduce [PROFILE]`: DVC over data, poison, pretrain, clean and report.
 
-DVC takes parameters from files alone, so a call with a profile or values of its own replaces
-params.yaml and puts it back at its end; what a killed call left is put back by the next one.
-Studies are no part of it: they are dated experiments, and hours of training must not begin where
-nobody asked for them.
+DVC takes parameters from files alone, so a profile or values that a call names are written to
+params.yaml and stay there, as with `dvc exp run -S`. Studies are no part of it: they are dated
+experiments, and hours of training must not begin where nobody asked for them.
 
 What DVC and the stages print goes into LOG; the board (repro/view) shows how far they are, and the
 lines of LOG that are no mere noise. Nothing of the work hangs on the terminal or on a pipe.
@@ -14,51 +13,40 @@ mended before the next start.
 """
 
 import ctypes
-import json
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from repro.events import PARENT, die_with_parent, say
 from repro.files import held, read_json, replace_file
-from repro.launch.driver import AGAIN
 from repro.profile import (
     PARAMS,
     chosen_profile,
     overrides_of,
     parse_override,
-    runs_of,
     whole_profile,
 )
-from repro.runs.run import among, place_of
 from repro.runs.signals import CALLER, STOP_SIGNALS
-from repro.spec import RunSpec, SpecError
-from repro.unchanged import CALL, code_state
+from repro.spec import SpecError
 from repro.view.end import end_of_call, lacks_pdf
 from repro.view.remaining import count_model
 from repro.view.watch import Board, drawing
 from repro.view.watched import CALL_LOCK, Call, Watched
 
-SAVED_PARAMS = Path(".dvc/tmp/params.yaml.saved")
-"""The user's file while a call has one of its own."""
-CALL_PARAMS = Path(".dvc/tmp/params.yaml.call")
-"""A copy of the call's: an edit of it shows."""
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
 WHOLE_END = re.compile(rb"\n      md5: .+\n(      .+\n)*\Z")
 """End of a dvc.lock: an output with its hash. DVC writes from the beginning."""
 RWLOCK = Path(".dvc/tmp/rwlock")
-REPLACED = """\
-# For one call of `reproduce`, which puts your own file back at its end; after a kill, the next call
-# does.
-profile: {}
-overrides: {}
-"""
 STAGES = "[!s]*@*"
 """Glob of all stages but study@NAME. One pattern, because DVC reads dvc.lock once for each."""
 LOG = Path("work/reproduce.log")
@@ -77,17 +65,11 @@ END_SECONDS = 40.0
 """Time for the stage to end in order: checkpoints of all its runs included."""
 
 
-def reproduce(
-    profile: str | None = None,
-    same: str | None = None,
-    sets: Sequence[str] = (),
-    again: Sequence[str] = (),
-) -> int:
+def reproduce(profile: str | None = None, same: str | None = None, sets: Sequence[str] = ()) -> int:
     """Check the specifications, then run the stages; returns the exit status of `dvc repro`.
 
-    `profile`, or by its other name `same`, and `sets`, each `FIELD=VALUE`, hold for this call:
-    values of the profile, beside or instead of those that params.yaml overrides. `again` are places
-    of finished runs to make anew.
+    `profile`, or by its other name `same`, and `sets`, each `FIELD=VALUE`, are written to
+    params.yaml; values that it has for this profile stay beside them.
 
     SpecError for a specification, or a state of the folder, with which nothing can run; Stopped
     after a stop signal.
@@ -100,39 +82,24 @@ def reproduce(
     # A mistake is reported before any file changes, and before DVC reads params.yaml.
     if profile and same and profile != same:
         raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
-    profile = profile or same
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(CALL_LOCK, busy):
-        # A killed call has left its own.
-        _restore_params()
-        name = chosen_profile(profile)
+        name = chosen_profile(profile or same)
         overrides = overrides_of(name) | dict(map(parse_override, sets))
-        source = "--set" if sets else f"{PARAMS}: overrides"
-        chosen = whole_profile(name, overrides, source)
-        anew = among(again, runs_of(chosen))
-        given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None
-        # Before params.yaml is replaced: a stop signal leaves at once here.
+        chosen = whole_profile(name, overrides, "--set" if sets else f"{PARAMS}: overrides")
         count_model(chosen)
-        with params_for_call(given):
-            mend_dvc_files()
-            os.environ[CALL] = json.dumps(code_state([""]))
-            status = _run_stages(name, anew)
+        write_params(name, overrides)
+        mend_dvc_files()
+        status = _run_stages(name)
     SAVED_DVC_LOCK.unlink(missing_ok=True)
     return status
 
 
-def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
+def _run_stages(profile: str) -> int:
     """Run DVC over the stages of params.yaml's profile with the board; the exit status of DVC."""
     # `--single-item` runs the stages that match and follows no dependency to a study.
     whole = [sys.executable, "-m", "dvc", "repro", "--single-item"]
-    everything = [*whole, "--glob", STAGES], ""
-    calls = [everything]
-    if again:
-        # What is up to date for DVC, it runs by force. What follows from it is for the call after.
-        stages = {f"{spec.stage}@{profile}-{spec.model_name}" for spec in again}
-        places = ",".join(map(place_of, again))
-        calls += [([*whole, "--force", *sorted(stages)], places), everything]
     call = Call(profile, time.time())
     call.save()
     watched = Watched.of_profile(profile)
@@ -140,10 +107,7 @@ def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
     LOG.write_bytes(b"")
     try:
         with drawing(Board(watched, watched.look, heard.lines)):
-            for command, places in calls:
-                os.environ[AGAIN] = places
-                if status := run(command, LOG):
-                    break
+            status = run([*whole, "--glob", STAGES], LOG)
             report = f"report@{profile}"
             made = f"Running stage '{report}'".encode() in LOG.read_bytes()
             if status == 0 and not made and lacks_pdf(profile):
@@ -202,34 +166,16 @@ class Heard:
             self.call.stages[name] = begin, end or now
 
 
-@contextmanager
-def params_for_call(content: str | None) -> Iterator[None]:
-    """params.yaml has `content` inside the block and is as before after it; None changes nothing.
-
-    An edit of the user's inside the block stays.
-    """
-    _restore_params()
-    if content is not None:
-        # Saved before it is replaced: at no moment the user's file is nowhere.
-        replace_file(CALL_PARAMS, content.encode())
-        replace_file(SAVED_PARAMS, PARAMS.read_bytes())
-        replace_file(PARAMS, content.encode())
-    try:
-        yield
-    finally:
-        _restore_params()
-
-
-def _restore_params() -> None:
-    """Put the user's params.yaml back, unless the one of a call was edited meanwhile."""
-    if not SAVED_PARAMS.exists():
+def write_params(profile: str, overrides: Mapping[str, Any]) -> None:
+    """Write profile and overrides into params.yaml, whose comments stay, if it has others."""
+    yaml = YAML(typ="rt")
+    content = yaml.load(PARAMS.read_text(encoding="utf-8")) if PARAMS.exists() else {}
+    if content.get("profile") == profile and overrides_of(profile) == overrides:
         return
-    content = PARAMS.read_bytes() if PARAMS.exists() else b""
-    if CALL_PARAMS.exists() and content == CALL_PARAMS.read_bytes():
-        # A rename needs no space: the call may end because the disk is full.
-        SAVED_PARAMS.replace(PARAMS)
-    else:
-        SAVED_PARAMS.unlink()
+    content |= {"profile": profile, "overrides": dict(overrides)}
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    replace_file(PARAMS, stream.getvalue().encode())
 
 
 def mend_dvc_files() -> None:

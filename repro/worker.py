@@ -26,6 +26,7 @@ from repro import events
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
+from repro.edits import code_digest
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
@@ -33,7 +34,6 @@ from repro.files import read_json, replace_json
 from repro.ledger import CLEANED, Input, LedgerError, handed_on, pending_rows
 from repro.runs.layout import STATUS, content_hash
 from repro.runs.run import LaunchError, Run
-from repro.runs.version import same_digits
 from repro.spec import RunSpec
 from repro.train.build import build_model
 from repro.train.defences import DEFENCES
@@ -42,7 +42,6 @@ from repro.train.pairs import MadeBatches, TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
-from repro.unchanged import code_digest
 
 Rows = NDArray[np.int64]
 STATUS_SECONDS = 1.0
@@ -260,8 +259,7 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
 def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
     """Number of this attempt, start of the first, and code; kept over restarts.
 
-    The run begins again where an earlier attempt left a damaged row, or ran code that may give
-    other digits.
+    The run begins again where an earlier attempt left a damaged row, or ran other code.
     """
     path = work_dir / "attempts.json"
     now: dict[str, Any] = {"attempts": 0, "started": datetime.now(UTC).isoformat(), "code": code}
@@ -270,7 +268,7 @@ def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
     # Every rank has read the file before rank 0 replaces it.
     distributed.barrier()
     if distributed.rank() == 0:
-        reason = "" if same_digits(now["code"], code) else "an earlier attempt ran other code"
+        reason = "" if now["code"] == code else "an earlier attempt ran other code"
         try:
             pending_rows(work_dir)
         except LedgerError as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from repro.data.index import NO_LABEL
 from repro.data.shards import ShardWriter, write_store
+from repro.edits import code_digest
 from repro.names import Objective
 from repro.plan.assumptions import DeviceName
 from repro.profile import load_profile, pretrain_runs
@@ -24,7 +25,6 @@ from repro.spec import Precision, RunSpec
 from repro.train.build import build_model, build_optimizer
 from repro.train.model import PairEncoder
 from repro.train.step import training_step
-from repro.unchanged import code_digest
 
 BLOCK = 8
 """Side of the blocks of the images, pixels: white noise would be an image like no other."""

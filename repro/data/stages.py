@@ -14,10 +14,10 @@ from typing import Any
 from repro.data.images import encode_png
 from repro.data.poison import build_poison
 from repro.data.shards import PairStore, write_json
+from repro.edits import unedited
 from repro.files import building
-from repro.profile import differing, flat
+from repro.profile import differing, flat, resolved_file, resolved_profile
 from repro.spec import Dataset, Profile, SpecError, digest
-from repro.unchanged import unchanged
 
 DATA = Path("data")
 POISONED = Path("poisoned")
@@ -32,14 +32,15 @@ POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "clea
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
     """Build `poisoned/<profile>/<dataset>`, and the samples of it for the report beside it."""
-    with unchanged(profile_name, poison_settings, ("data", "spec.py")) as profile:
+    profile, poisoned = resolved_profile(profile_name), POISONED / profile_name
+    with unedited(resolved_file(profile_name)):
         if is_absent(DATA / profile_name / dataset):
             # DVC wants the stage's outputs all the same.
-            leave_out(POISONED / profile_name / dataset, f"{dataset} has no pairs")
-            write_json(POISONED / profile_name / f"{dataset}-samples.json", {"pairs": []})
+            leave_out(poisoned / dataset, f"{dataset} has no pairs")
+            write_json(poisoned / f"{dataset}-samples.json", {"pairs": []})
             return
-        make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
-        write_samples(profile, dataset, POISONED / profile_name)
+        make_poison(profile, dataset, DATA / profile_name, poisoned / dataset)
+        write_samples(profile, dataset, poisoned)
 
 
 def is_absent(store: Path) -> bool:

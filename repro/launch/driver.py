@@ -3,7 +3,7 @@
 The chain of processes, from a command to a training step; each starts the next and ends with the
 one before it:
 
-    python -m repro reproduce    params.yaml for this call, DVC in its own process group
+    python -m repro reproduce    params.yaml, and DVC in its own process group
     dvc repro                    which stages are stale
     python -m repro clean        the driver: which runs are due, and where they go
     python -m repro run-job      one a device, or one a Slurm job: records and restarts (run_job.py)
@@ -19,14 +19,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from repro.data.stages import is_absent
+from repro.edits import code_digest, unedited
 from repro.events import say
 from repro.files import held
 from repro.launch import local, slurm
 from repro.launch.places import LOADER_WORKERS, count_from_environment
-from repro.ledger import Row
 from repro.names import DATASETS
-from repro.profile import STAGE_RUNS
-from repro.runs.again import begin_again, prune, refresh, reopen, reopen_lost, what_changed
+from repro.profile import STAGE_RUNS, resolved_file, resolved_profile
+from repro.runs.again import prune, refresh, reopen, reopen_lost
 from repro.runs.deliver import deliver, is_delivered
 from repro.runs.inputs import check_stores
 from repro.runs.layout import (
@@ -37,18 +37,12 @@ from repro.runs.layout import (
     WORK,
     InputsOf,
     model_dir,
-    results_dir,
     standard_inputs,
 )
 from repro.runs.machine import commit_notice
-from repro.runs.published import read_run
-from repro.runs.run import LaunchError, identify, place_of
-from repro.runs.version import code_notice
+from repro.runs.run import LaunchError, identify
 from repro.spec import Dataset, Objective, RunSpec, Stage
-from repro.unchanged import DIGITS, code_digest, unchanged
 
-AGAIN = "REPRO_AGAIN"
-"""Environment variable with the places of finished runs that `reproduce` wants made anew."""
 LAUNCHERS = {"local": local.run_here, "slurm": slurm.run_on_cluster}
 """By the value of REPRO_LAUNCHER."""
 
@@ -60,19 +54,14 @@ def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Ob
     first of them that trains therefore makes the runs of the others too, of both datasets, as far
     as their inputs are there. A dataset that the user did not bring has no runs.
     """
-    expand = STAGE_RUNS[stage]
-    with unchanged(
-        profile_name,
-        lambda profile: [run.computed() for run in expand(profile, dataset, objective)],
-        DIGITS,
-    ) as profile:
+    expand, profile = STAGE_RUNS[stage], resolved_profile(profile_name)
+    with unedited(resolved_file(profile_name)):
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
-        again = os.environ.get(AGAIN, "").split(",")
         brought = [name for name in DATASETS if not is_absent(DATA / profile_name / name)]
         if dataset in brought:
             due = expand(profile, dataset, objective)
             others = [run for name in brought for run in expand(profile, name)]
-            run_all(due, ahead=others, again=again)
+            run_all(due, ahead=others)
 
     # DVC wants the outputs of a stage also where it has no run or no model.
     models = MODELS / profile_name
@@ -91,7 +80,6 @@ def run_all(
     ahead: Collection[RunSpec] = (),
     kept: Collection[RunSpec] = (),
     models: Collection[Path] | None = None,
-    again: Collection[str] = (),
 ) -> None:
     """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
 
@@ -99,7 +87,6 @@ def run_all(
     stage. Published runs of the models at hand that are neither in `specs` nor in `kept` are
     removed, finished ones stay, the others run. A finished pre-training whose model is gone stays
     finished where `models`, the folders of the models that are needed, does not name its folder.
-    Finished runs whose `place` is in `again` are made anew, and what changed is said.
     Raises LaunchError with the runs that failed, after all others are published; a stop signal ends
     the running ones in order.
     """
@@ -108,15 +95,9 @@ def run_all(
     prune([*specs, *kept], results)
 
     due = []
-    before: dict[str, list[Row]] = {}
     for run in runs:
         needed = models is None or model_dir(run.spec) in models
         if not is_delivered(run, results, needed):
-            due.append(run)
-        elif place_of(run.spec) in again:
-            folder = results_dir(run.spec, results) / run.spec.run_id
-            _, before[run.fingerprint] = read_run(folder)
-            begin_again(run)
             due.append(run)
         else:
             refresh(run, results)
@@ -151,7 +132,7 @@ def run_all(
         raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: {', '.join(LAUNCHERS)})")
     # Refused here, since every rank would end with it.
     count_from_environment(LOADER_WORKERS, 0, least=0)
-    for notice in filter(None, (code_notice(), commit_notice())):
+    if notice := commit_notice():
         say(notice)
     say(f"{len(once)} runs to make, {len(runs) - len(waiting)} are up to date")
     LAUNCHERS[name](list(once.values()), results, worker)
@@ -160,8 +141,6 @@ def run_all(
         # Under the other names of shared runs.
         if run != once[run.fingerprint]:
             deliver(run, results)
-        if (rows := before.pop(run.fingerprint, None)) is not None:
-            say(f"{run.name}, made anew: {what_changed(run, rows, results)}")
 
     ends = {run.name: end for run in waiting if (end := run.finished())}
     # Tracking never fails a run, so this line is the only sign.

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from repro.data.memory import cores
+from repro.edits import code_digest
 from repro.launch.jobs import Job, write_job
 from repro.launch.places import TRAINING_ENVIRONMENT, Place
 from repro.profile import STAGE_RUNS, graph_profile
@@ -21,7 +22,6 @@ from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED, WORK, standard_inputs
 from repro.runs.run import identify
 from repro.spec import Dataset, Objective, SpecError, Stage
-from repro.unchanged import code_digest
 from repro.worker import main
 
 FOLDER = WORK / "single"

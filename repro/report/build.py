@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from repro.edits import unedited
 from repro.files import read_json, replace_file, replacing
-from repro.profile import SPECS, load_profile, profile_names
+from repro.profile import SPECS, load_profile, profile_names, resolved_file, resolved_profile
 from repro.report.authors import authors_points
 from repro.report.cells import DATASETS, PANELS, Cell
 from repro.report.check import sentence_of
@@ -34,8 +35,7 @@ from repro.report.reading import Document
 from repro.report.studies import StudyResults, evidence_of, read_study_results
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED
-from repro.spec import Profile, Switches
-from repro.unchanged import DIGITS, unchanged
+from repro.spec import Switches
 
 DOCUMENT = "report.json"
 METRICS = "metrics.json"
@@ -49,9 +49,6 @@ COLUMNS = (
 """Of points.csv and archive.csv. `source` is ledger, archive or authors; `kept` is the accuracy as
 a share of the start's; `loss_*` are means over the steps since the evaluation before, on the pairs
 that were trained on; `figure1` to `figure3` say where the evaluation is drawn."""
-CODE = (*DIGITS, "integrity", "intervals.py", "plan", "profile.py", "report", "runs", "study")
-"""Packages and modules of `repro` that the report and its numbers depend on."""
-TEMPLATES = Path("repro/report/pages/templates")
 
 
 def report_folder(profile: str) -> Path:
@@ -61,11 +58,11 @@ def report_folder(profile: str) -> Path:
 
 def report_stage(profile_name: str) -> None:
     """Build `report/build/<profile>/`: document, figures, pages and, where TeX is, the PDF."""
-    out = report_folder(profile_name)
+    out, profile = report_folder(profile_name), resolved_profile(profile_name)
     with (
         # The old report stays if this one fails; no file of it is left in the new.
         replacing(out) as new,
-        unchanged(profile_name, Profile.model_dump, CODE, [SPECS, TEMPLATES]) as profile,
+        unedited(resolved_file(profile_name), SPECS),
     ):
         check_stores(profile, DATA / profile.name, POISONED / profile.name)
         build(evidence_of(profile, authors_points()), new)

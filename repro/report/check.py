@@ -34,7 +34,6 @@ from repro.report.studies import (
 )
 from repro.report.study_tables import REPLICATES
 from repro.runs.published import ROWS, read_run
-from repro.runs.version import unaccepted_runs
 from repro.spec import Profile, digest
 from repro.study.archive import write_archive
 from repro.study.spec import archive_of, lacking, load_study, study_names
@@ -326,8 +325,6 @@ def _compared(row: Row) -> Mapping[str, str]:
 
 def _structure(runs: Collection[FinishedRun]) -> Iterator[str]:
     """A line for each way in which runs are not one sound set."""
-    for code, number in Counter(unaccepted_runs(run.record for run in runs)).items():
-        yield f"{number} runs of code {code}, whose digits were not found equal to the archive's"
     for folder, number in Counter(run.folder for run in runs).items():
         if number > 1:
             yield f"{folder}: {number} times"

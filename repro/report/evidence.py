@@ -17,7 +17,6 @@ from repro.report.authors import AuthorsFile, AuthorsPoints
 from repro.report.format import label
 from repro.report.points import COLUMNS, FinishedRun, evaluations, read_runs
 from repro.runs.layout import RESULTS, results_dir
-from repro.runs.version import unaccepted_runs
 from repro.spec import Profile, RunSpec
 
 
@@ -132,8 +131,6 @@ def _foreign_model(run: FinishedRun, source: FinishedRun | None) -> str:
 def _differing_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line for each way in which runs of one table differ that should not, or are not whole."""
     lines = []
-    if codes := unaccepted_runs(run.record for run in runs):
-        lines.append(f"Runs of code that is not accepted: {_counted(codes)}.")
 
     # Each input is compared among the runs that should have the same.
     hashes: dict[tuple[str, str], list[str]] = defaultdict(list)

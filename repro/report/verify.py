@@ -20,8 +20,7 @@ from repro.report.pages.findings import stale_findings
 from repro.report.replay import NAME, replay_evidence
 from repro.report.studies import archive_problems, evidence_of
 from repro.runs.layout import RESULTS
-from repro.runs.published import RECORD, read_record, read_run
-from repro.runs.version import same_digits
+from repro.runs.published import RECORD, read_run
 from repro.spec import SpecError
 from repro.study.archive import read_archive
 
@@ -126,7 +125,7 @@ def verify_all(profile: str) -> list[str]:
     """One line a file of the profile that is not what it was made as: results to report."""
     lines: list[str] = []
     report = report_folder(profile) / DOCUMENT
-    checks = damaged_results, archive_problems, mixed_codes
+    checks = damaged_results, archive_problems
     for check in (*checks, lambda _: verify(report)):
         # What one of them cannot read at all hides nothing of the others.
         try:
@@ -134,22 +133,6 @@ def verify_all(profile: str) -> list[str]:
         except LedgerError as error:
             lines.append(str(error))
     return list(dict.fromkeys(lines))
-
-
-def mixed_codes(profile: str) -> Iterator[str]:
-    """Yield the runs whose code may give other digits than that of the first run."""
-    first = ""
-    for path in sorted((RESULTS / profile).rglob(RECORD)):
-        try:
-            code = read_record(path).code
-        except LedgerError:
-            continue  # `damaged_results` names it
-        first = first or code
-        if not same_digits(code, first):
-            yield (
-                f"{path}: made by code {code}, other runs by {first}, whose digits were not found "
-                "equal; `python -m repro accept` compares those of the present code"
-            )
 
 
 def damaged_results(profile: str) -> Iterator[str]:

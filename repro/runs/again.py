@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.ledger import LedgerError, Row, RunRecord, cleaned_row
-from repro.runs.layout import STATUS, cleaned_file, model_dir, results_dir
+from repro.ledger import LedgerError, RunRecord, cleaned_row
+from repro.runs.layout import cleaned_file, model_dir, results_dir
 from repro.runs.published import RECORD, read_record, read_run, write_record
 from repro.runs.run import Run
 from repro.spec import RunSpec
@@ -65,36 +65,6 @@ def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> lis
             print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
             run.discard()
     return lost
-
-
-def begin_again(run: Run) -> None:
-    """Have an ended run begin at its first step; what it published stays until it has ended."""
-    if run.has_ended:
-        run.discard()
-        for name in ("attempts.json", STATUS):
-            (run.work_dir / name).unlink(missing_ok=True)
-
-
-def what_changed(run: Run, before: list[Row], results: Path) -> str:
-    """How the published rows of a run differ from those `before` it was made anew."""
-    ended = run.finished()
-    if ended and ended.status == "failed":
-        return f"failed ({ended.reason}); what was there stays"
-    _, after = read_run(results_dir(run.spec, results) / run.spec.run_id)
-
-    # Equal digits take other times; as text NaN equals NaN.
-    old, new = (
-        {row.step: row.model_dump_json(exclude={"seconds"}) for row in rows}
-        for rows in (before, after)
-    )
-    if old == new:
-        return f"the same {len(after)} evaluations to the last digit"
-    first = min(step for step in old.keys() | new.keys() if old.get(step) != new.get(step))
-    ends = [rows[-1] for rows in (before, after) if rows]
-    denominator = run.spec.switches.asr_denominator
-    accuracy = " to ".join(f"{row.accuracy:.2%}" for row in ends)
-    asr = " to ".join(f"{row.asr(denominator):.2%}" for row in ends)
-    return f"differs from step {first} on; accuracy at the end {accuracy}, ASR {asr}"
 
 
 def reopen(run: Run) -> None:

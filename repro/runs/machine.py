@@ -27,8 +27,8 @@ WRITTEN = (
 )
 """Tracked files that our own commands write: a run does not depend on them.
 
-DVC rewrites dvc.lock after each stage, and `reproduce` swaps params.yaml, whose profile is in every
-run's specification. Were they counted, every run of a fresh clone would seem to be of edited code.
+DVC rewrites dvc.lock after each stage, and `reproduce` params.yaml, whose profile is in every run's
+specification. Were they counted, every run of a fresh clone would seem to be of edited code.
 """
 
 

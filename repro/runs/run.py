@@ -5,8 +5,6 @@ Everything about a run that is not published yet lies in `work/<fingerprint>/`. 
 in anything that can change their outcome never share a folder.
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +16,10 @@ from repro.runs.inputs import input_hash
 from repro.runs.layout import WEIGHTS, WORK
 from repro.runs.machine import commit_state, environment
 from repro.runs.published import read_record
-from repro.runs.version import results_version
-from repro.spec import RunSpec, SpecError, digest
+from repro.spec import RunSpec, digest
+
+VERSION = 1
+"""Raised when a change of the code is meant to change results: every run is then made again."""
 
 
 class LaunchError(RuntimeError):
@@ -34,7 +34,7 @@ class Run:
     fingerprint: str
     inputs: dict[str, Input]
     code: str
-    """Digest of the code at the launch (`repro.unchanged`)."""
+    """Digest of the code at the launch (`repro.edits.code_digest`)."""
 
     @property
     def name(self) -> str:
@@ -121,16 +121,6 @@ def place_of(spec: RunSpec) -> str:
     return f"{spec.stage}/{spec.model_name}/{spec.run_id}"
 
 
-def among(places: Iterable[str], specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The runs of these places; SpecError names one that is no run's, and the nearest that are."""
-    known = {place_of(spec): spec for spec in specs}
-    for place in places:
-        if place not in known:
-            near = difflib.get_close_matches(place, known, 5, 0.0)
-            raise SpecError(f"--again: {place!r} (allowed: {', '.join(near)}, ...)")
-    return [known[place] for place in places]
-
-
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
     """Hash the inputs and compute the fingerprint.
 
@@ -152,7 +142,7 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
 
 def fingerprint_of(spec: RunSpec, inputs: dict[str, str]) -> str:
     """Identity of a run, 16 hex digits; its names and the variant's are no part of it."""
-    return digest({"spec": spec.computed(), "inputs": inputs, "results": results_version()})
+    return digest({"spec": spec.computed(), "inputs": inputs, "results": VERSION})
 
 
 def check_model(spec: RunSpec, folder: Path, content: str) -> None:

@@ -4,18 +4,18 @@ from pathlib import Path
 
 from repro.data.shards import write_json
 from repro.data.stages import DATA, data_settings, is_absent, write_settings
+from repro.edits import unedited
 from repro.files import building
-from repro.profile import SPECS, load_classnames
+from repro.profile import SPECS, load_classnames, resolved_file, resolved_profile
 from repro.sources.packages import WORDNET, obtain
 from repro.sources.wordnet import read_wordnet
 from repro.spec import IconTask, Profile, ShardSource
-from repro.unchanged import unchanged
 
 
 def data_stage(profile_name: str) -> None:
     """Build `data/<profile>`: stores of pairs and evaluation images, synonyms, credits, counts."""
-    code = ("data", "sources", "spec.py")
-    with unchanged(profile_name, data_settings, code, [SPECS / "classnames"]) as profile:
+    profile = resolved_profile(profile_name)
+    with unedited(resolved_file(profile_name), SPECS / "classnames"):
         make_data(profile, DATA / profile_name)
 
 

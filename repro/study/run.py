@@ -16,6 +16,7 @@ import pandas as pd
 
 from repro.consistency import problem_list, problems_of_training
 from repro.data.stages import data_key, make_poison, poison_key
+from repro.edits import unedited
 from repro.files import file_sha256
 from repro.launch.driver import run_all
 from repro.ledger import RunRecord
@@ -33,7 +34,7 @@ from repro.runs.layout import (
     standard_inputs,
 )
 from repro.runs.published import RECORD, read_record, read_results
-from repro.runs.run import Run, among, fingerprint_of, identify, place_of
+from repro.runs.run import Run, fingerprint_of, identify
 from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError, Stage
 from repro.study.archive import read_archive, unpack_run, write_archive
@@ -50,7 +51,6 @@ from repro.study.spec import (
     study_profiles,
     study_runs,
 )
-from repro.unchanged import DIGITS, unchanged
 
 
 class Due(NamedTuple):
@@ -129,11 +129,10 @@ def run_study(
     seeds: Collection[int] = (),
     variants: Collection[str] = (),
     models: Collection[str] = (),
-    again: Collection[str] = (),
 ) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
-    finished, here or in the archive, are not run again unless `again` has their places. `models`,
-    names such as "cc6m-mmcl", are trained instead: models do not lie in git.
+    finished, here or in the archive, are not run again. `models`, names such as "cc6m-mmcl", are
+    trained instead: models do not lie in git.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
@@ -143,12 +142,12 @@ def run_study(
     path = SPECS / "studies" / f"{name}.yaml"
     chosen = _chosen(study, seeds, variants)
     if models:
-        with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
+        with unedited(path):
             train_models(name, study, chosen, models)
         return
     lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}
 
-    with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
+    with unedited(path):
         for run in lacking(study, _archived(name)):
             if problems := problems_of_training(run.defence):
                 raise problem_list(path, problems, {})
@@ -167,13 +166,12 @@ def run_study(
             for lender, borrowed in lenders(study, chosen).items()
             if lender != name
         ]
-        among(again, own.runs)
-        needed = _models_needed(own, lent, again)
+        needed = _models_needed(own, lent)
         # Models that other studies train come first.
         for part in lent:
             _run_part(part, needed)
         try:
-            _run_part(own, needed, again)
+            _run_part(own, needed)
         finally:
             results = read_results(own.delivered)
             # A failed run says nothing, and the next call makes it again.
@@ -282,7 +280,7 @@ def _part(
     return part
 
 
-def _models_needed(own: StudyPart, lent: list[StudyPart], again: Collection[str]) -> set[Path]:
+def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     """Folders of the models that a cleaning run which is still due starts from.
 
     Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
@@ -305,8 +303,7 @@ def _models_needed(own: StudyPart, lent: list[StudyPart], again: Collection[str]
         hashes["model"] = starts.get(model) or archived
         run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
-        kept = model in starts and place_of(run.spec) not in again
-        finished = kept and is_delivered(run, own.delivered)
+        finished = model in starts and is_delivered(run, own.delivered)
         if finished:
             # All of its cleaning has to be of one model.
             starts[model] = hashes["model"]
@@ -324,15 +321,13 @@ def _archived_models(part: StudyPart) -> dict[Path, str]:
     }
 
 
-def _run_part(part: StudyPart, models: set[Path], again: Collection[str] = ()) -> None:
+def _run_part(part: StudyPart, models: set[Path]) -> None:
     """Run a part of a study; of its models, those that are needed are there afterwards."""
     for stage in dict.fromkeys(spec.stage for spec in part.whole):
         due = part.of(stage)
         if stage == "clean":
             due = [spec for spec in due if part.inputs(spec)["model"] in models]
-        run_all(
-            due, part.inputs, results=part.delivered, kept=part.whole, models=models, again=again
-        )
+        run_all(due, part.inputs, results=part.delivered, kept=part.whole, models=models)
 
 
 def study_inputs(study: Study, profiles: Profiles) -> InputsOf:

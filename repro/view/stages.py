@@ -33,14 +33,10 @@ def study(
     dry_run: bool,
     as_json: bool,
     models: Collection[str],
-    again: Collection[str],
 ) -> None:
-    """Make a study's runs, those of `again` anew, or its `models` alone, or say what is due."""
-    if (models or again) and dry_run:
-        allowed = "--seeds, --variants, --json"
-        raise SpecError(f"--dry-run: with --models or --again (allowed: {allowed})")
-    if models and again:
-        raise SpecError("--models: with --again (allowed: one of them)")
+    """Make a study's runs, or its `models` alone, or say what is due."""
+    if models and dry_run:
+        raise SpecError("--dry-run: with --models (allowed: --seeds, --variants, --json)")
     if as_json and not dry_run:
         raise SpecError("--json: without --dry-run (allowed: with it)")
 
@@ -50,4 +46,4 @@ def study(
         print(json.dumps(content, indent=1) if as_json else run.due_text(due))
         return
     with watching(partial(Watched.of_study, name, seeds, variants, models)):
-        run.run_study(name, seeds, variants, models, again)
+        run.run_study(name, seeds, variants, models)

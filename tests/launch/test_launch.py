@@ -1,6 +1,5 @@
 """Whole launches of the stub worker: what is due runs once, and no death loses a finished run."""
 
-import hashlib
 import json
 import shutil
 import signal
@@ -10,9 +9,7 @@ import pytest
 
 from repro.launch.driver import run_all
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.layout import results_dir
-from repro.runs.published import rows_text, write_record
-from repro.runs.run import LaunchError, place_of
+from repro.runs.run import LaunchError
 from repro.spec import Profile
 from tests.support.launch import (
     Launch,
@@ -54,47 +51,6 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     launch(changed)
     assert started() == [changed[0].run_id]
     assert sorted(published(specs)) == sorted(spec.run_id for spec in changed)
-
-
-def test_a_run_is_made_again_and_what_changed_is_said(
-    profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As after a mend of the code; only it, and what was there stays until the new one has ended."""
-    specs = clean_runs(profile)
-    launch(specs)
-    folder = results_dir(specs[0], Path("results")) / specs[0].run_id
-    record, rows = result(specs[0])
-    started()
-    launch(specs, again=[place_of(specs[0])])
-    assert started() == [specs[0].run_id]
-    assert "made anew: the same 3 evaluations to the last digit" in capsys.readouterr().out
-
-    # An archive has no bits, and here other digits than today's code.
-    other = [row.model_copy(update={"num_correct": 3 * (row.step > 1)}) for row in rows]
-    text = rows_text(other)
-    (folder / "rows.jsonl").write_bytes(text)
-    (folder / "archived").touch()
-    files = {"rows.jsonl": hashlib.sha256(text).hexdigest()}
-    write_record(folder / "run.json", record.model_copy(update={"files": files}))
-    launch(specs, again=[place_of(specs[0])])
-    said = capsys.readouterr().out
-    assert "made anew: differs from step 0 on; accuracy at the end 75.00% to 25.00%, ASR 25" in said
-    assert result(specs[0])[1][0].num_correct == 1
-
-
-def test_what_fails_when_it_is_made_again_leaves_what_was_there(
-    profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    specs = clean_runs(profile)[:1]
-    launch(specs)
-    before = result(specs[0])
-    with pytest.raises(LaunchError, match="no such luck"):
-        launch(specs, {specs[0].run_id: "raise"}, again=[place_of(specs[0])])
-    assert result(specs[0]) == before
-    said = "made anew: failed (RuntimeError: no such luck); what was there stays"
-    assert said in capsys.readouterr().out
-    launch(specs)
-    assert result(specs[0]) == before
 
 
 def test_a_study_and_the_graph_share_a_run_of_two_names(profile: Profile, launch: Launch) -> None:

@@ -1,21 +1,19 @@
-"""The call over all stages: no studies, the user's files untouched, DVC's torn ones mended."""
+"""The call over all stages: no studies, params.yaml as it is told, DVC's torn files mended."""
 
-import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from repro import reproduce
 from repro.__main__ import main
-from repro.files import replace_file
 from repro.runs import signals
 from repro.spec import SpecError
 from repro.view.watched import Call
@@ -34,29 +32,6 @@ def here(here: Path) -> Path:
 
 def environment_here() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
-
-
-def kill_amid_a_call() -> None:
-    code = "import os, repro.reproduce as r\nwith r.params_for_call('profile: smoke\\n'): os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", code], env=environment_here(), check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert "profile: smoke\n" in reproduce.PARAMS.read_text()
-
-
-def test_a_full_disk_does_not_keep_the_users_file(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor does a half-written file stay."""
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with reproduce.params_for_call("profile: smoke\n"):
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            replace_file(here / "other.yaml", b"content")
-    assert reproduce.PARAMS.read_text() == MINE
-    assert not [path for path in here.rglob("*") if ".partial" in path.name]
 
 
 def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> None:
@@ -104,32 +79,6 @@ def test_a_report_from_before_latex_was_here_gets_its_pdf(
     assert len(forced) == (latex is not None and not made)
 
 
-def test_params_come_back_after_an_error_and_with_the_call_after_a_kill(here: Path) -> None:
-    with suppress(KeyboardInterrupt), reproduce.params_for_call("profile: smoke\n"):
-        assert "profile: smoke\n" in reproduce.PARAMS.read_text()
-        raise KeyboardInterrupt
-    assert reproduce.PARAMS.read_text() == MINE
-    kill_amid_a_call()
-    with reproduce.params_for_call(None):
-        assert reproduce.PARAMS.read_text() == MINE
-
-
-def test_after_a_kill_the_next_call_is_of_the_users_profile(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called = []
-
-    def run_stages(profile: str, again: object) -> int:
-        called.append((profile, reproduce.PARAMS.read_text()))
-        return 0
-
-    monkeypatch.setattr(reproduce, "count_model", lambda profile: None)
-    monkeypatch.setattr(reproduce, "_run_stages", run_stages)
-    kill_amid_a_call()
-    assert reproduce.reproduce() == 0
-    assert called == [("paper", MINE)]
-
-
 @pytest.mark.parametrize("rest", ["didn't change, skipping", "is cached - skipping run, checking"])
 def test_a_stage_that_dvc_leaves_out_is_over(here: Path, rest: str) -> None:
     reproduce.LOG.parent.mkdir(exist_ok=True)
@@ -140,20 +89,33 @@ def test_a_stage_that_dvc_leaves_out_is_over(here: Path, rest: str) -> None:
     assert ended == begun > 0
 
 
-@pytest.mark.parametrize("edit", [lambda text: "profile: x\n", lambda t: t.replace("e: s", "e: x")])
-def test_an_edit_of_params_stays(here: Path, edit: Callable[[str], str]) -> None:
-    """Made during a call, or after the kill of one."""
-    with reproduce.params_for_call("profile: smoke\n"):
-        edited = edit(reproduce.PARAMS.read_text())
-        reproduce.PARAMS.write_text(edited)
-    assert reproduce.PARAMS.read_text() == edited
-
-    reproduce.PARAMS.write_text(MINE)
-    kill_amid_a_call()
-    reproduce.PARAMS.write_text(edited)
-    with reproduce.params_for_call("profile: smoke\n"):
-        pass
-    assert reproduce.PARAMS.read_text() == edited
+@pytest.mark.parametrize(
+    ("before", "call", "after"),
+    [
+        (MINE, [], MINE),
+        (MINE, ["paper"], MINE),
+        (MINE, ["smoke"], "profile: smoke  # mine\noverrides: {}\n"),
+        (
+            "profile: smoke\noverrides: {clean.epochs: 2}\n",
+            ["--set", "clean.warmup_steps=2"],
+            "profile: smoke\noverrides:\n  clean.epochs: 2\n  clean.warmup_steps: 2\n",
+        ),
+        (
+            "# what runs\nprofile: mini\noverrides: {clean.epochs: 2}\n",
+            ["smoke", "--set", "clean.warmup_steps=2"],
+            "# what runs\nprofile: smoke\noverrides:\n  clean.warmup_steps: 2\n",
+        ),
+        (MINE, ["smoke", "--set", "clean.warmup_steps=many"], MINE),
+    ],
+)
+def test_a_profile_and_values_are_written_to_params_and_stay(
+    here: Path, monkeypatch: pytest.MonkeyPatch, before: str, call: list[str], after: str
+) -> None:
+    """With the comments; values of another profile go, and a mistake changes nothing."""
+    reproduce.PARAMS.write_text(before)
+    monkeypatch.setattr(reproduce, "_run_stages", lambda profile: 0)
+    assert main(["reproduce", *call]) == (2 if after == before and "--set" in call else 0)
+    assert reproduce.PARAMS.read_text() == after
 
 
 def test_two_calls_in_one_folder_do_not_mix(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,10 +235,10 @@ def test_what_the_stages_print_is_news_but_for_noise_and_tells_which_one_runs(he
     assert heard.lines() == []
 
 
-def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
+def test_values_of_a_call_reach_the_stages_and_hold_for_the_next(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By --set or by `overrides` in params.yaml; with the values gone the stages run again."""
+    """By --set or by `overrides` in params.yaml."""
     monkeypatch.chdir(project)
     (project / "results/studies").mkdir(parents=True)
     monkeypatch.setattr(
@@ -284,29 +246,22 @@ def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
         "run",
         lambda command, log: subprocess.run(command, env=environment(project)).returncode,
     )
-    params = (project / "params.yaml").read_bytes()
 
     def warmup(*call: str) -> tuple[int, list[str]]:
         (project / "ran.log").unlink(missing_ok=True)
-        assert main(["reproduce", "smoke", *call]) == 0
-        assert (project / "params.yaml").read_bytes() == params
+        assert main(["reproduce", *call]) == 0
         content = json.loads((project / "results/smoke/resolved/profile.json").read_bytes())
         ran = project / "ran.log"
         stages = {line.split()[0] for line in ran.read_text().splitlines()} if ran.exists() else {}
         return content["clean"]["warmup_steps"], sorted(stages)
 
-    before, ran = warmup()
+    _, ran = warmup("smoke")
     assert "pretrain" in ran
     assert "page: report/build/smoke/index.html" in capsys.readouterr().out
     assert warmup("--set", "clean.warmup_steps=2") == (2, ["clean", "report", "resolve"])
-    assert warmup("--set", "clean.warmup_steps=2") == (2, [])
-    params = b"profile: smoke\noverrides: {clean: {warmup_steps: 3}}  # mine\n"
-    (project / "params.yaml").write_bytes(params)
+    assert warmup() == (2, [])
+    (project / "params.yaml").write_bytes(b"profile: smoke\noverrides: {clean.warmup_steps: 3}\n")
     assert warmup() == (3, ["clean", "report", "resolve"])
-    assert warmup("--set", "clean.warmup_steps=0")[0] == 0
-    params = b"profile: mini\noverrides: {clean: {warmup_steps: 3}}\n"
-    (project / "params.yaml").write_bytes(params)
-    assert warmup()[0] == before, "overrides are of the profile beside them"
 
 
 def test_stages_ignore_a_foreign_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

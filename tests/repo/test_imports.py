@@ -95,7 +95,7 @@ def test_torch_is_one_whose_torchrun_waits_for_a_checkpoint(root: Path) -> None:
 
 LAYERS = [
     {"names", "spec", "files", "events", "ledger", "intervals", "markdown"},
-    {"consistency", "profile", "unchanged"},
+    {"consistency", "profile", "edits"},
     {"data"},
     {"sources", "train"},
     {"evaluate"},

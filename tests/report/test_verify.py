@@ -109,11 +109,6 @@ def test_every_run_of_a_profile_is_read(light: Path) -> None:
     assert any(line.startswith(f"{RUN}/rows.jsonl") for line in verify_all("mini"))
 
 
-def test_runs_of_codes_that_were_not_compared_are_named(light: Path) -> None:
-    edit_json(RUN / "run.json", lambda record: record.update(code="f" * 16))
-    assert any("digits were not found equal" in line for line in verify_all("mini"))
-
-
 @pytest.fixture
 def trained(light: Path) -> RunSpec:
     """The report with weights of one trained model, and with others that no release has."""

@@ -1,9 +1,7 @@
 """Fingerprints of runs: specification, inputs, version of results; the commit of a record."""
 
-import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +9,13 @@ import pytest
 
 import repro
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.runs import machine, version
+from repro.runs import machine
 from repro.runs import run as runs
 from repro.runs.inputs import input_hash
 from repro.runs.machine import WRITTEN, commit_state
 from repro.runs.run import LaunchError, fingerprint_of, identify
 from repro.spec import RunSpec
 from repro.study.archive import read_archive
-from repro.unchanged import CODE, code_digest
 from tests.support.checkout import commit
 from tests.support.evaluation import write_rows
 
@@ -86,69 +83,11 @@ def test_version_and_inputs_are_identity_and_code_and_names_are_none(
     assert identify(named, {"pairs": Path("pairs")}, "new").fingerprint == first.fingerprint
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "results_version", lambda: 10**6)
+        patch.setattr(runs, "VERSION", 10**6)
         other = identify(pretraining, {"pairs": Path("pairs")}, "old")
     assert other.fingerprint != first.fingerprint
     Path("pairs").write_text("other")
     assert identify(pretraining, {"pairs": Path("pairs")}, "old").fingerprint != first.fingerprint
-
-
-EDITS: dict[str, tuple[str, Callable[[str], str], bool]] = {
-    "a comment": ("train/schedule.py", lambda text: f"# why\n{text}", False),
-    "a docstring": ("train/schedule.py", lambda text: text.replace('"""', '"""New. ', 1), False),
-    "a statement": ("train/schedule.py", lambda text: f"{text}\nMORE = 1\n", True),
-    "a file in the middle of an edit": ("train/schedule.py", lambda text: f"{text}\ndef (", True),
-    "a label": ("names.py", lambda text: text.replace('"MMCL + SSL"', '"both"', 1), False),
-    "a setting": ("names.py", lambda text: text.replace("2.15", "2.16"), True),
-    "the report": ("report/format.py", lambda text: f"{text}\nMORE = 1\n", False),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_the_digest_of_the_code_follows_what_makes_digits(tmp_path: Path, edit: str) -> None:
-    name, change, counts = EDITS[edit]
-    package = tmp_path / "repro"
-    shutil.copytree(CODE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    before = code_digest(package)
-    assert before == code_digest()
-    (package / name).write_text(change((package / name).read_text()))
-    assert (code_digest(package) != before) is counts
-
-
-def test_the_code_is_accepted() -> None:
-    """`python -m repro accept` compares digits; where they are to change, raise `version`."""
-    assert code_digest() in version.accepted_codes(), version.code_notice()
-
-
-def test_runs_of_code_that_nobody_accepted_are_counted(pretraining: RunSpec) -> None:
-    Path("pairs").write_text("pairs")
-    made = [identify(pretraining, {"pairs": Path("pairs")}, code) for code in "aab"]
-    records = [run.record({"status": "completed"}, None) for run in made]
-    accepted = {"status": "completed", "code": next(iter(version.accepted_codes()))}
-    known = made[0].record(accepted, None)
-    assert sorted(version.unaccepted_runs([*records, known])) == ["a", "a", "b"]
-
-
-def test_equal_results_differ_in_times_and_names_only(tmp_path: Path) -> None:
-    def write(root: Path, weights: bytes, **changes: object) -> Path:
-        folder = root / "results/smoke/pretrain/cc3m-mmcl/seed0"
-        folder.mkdir(parents=True)
-        row = {"num_images": 3, "num_correct": 3, "seconds": 1.0, "loss": float("nan")}
-        (folder / "rows.jsonl").write_text(json.dumps(row | changes) + "\n")
-        np.savez(folder / "bits.npz", correct=np.zeros(3, np.uint8))
-        (folder / "run.json").touch()
-        model = root / "models/smoke/cc3m-mmcl/seed0/model.safetensors"
-        model.parent.mkdir(parents=True)
-        model.write_bytes(weights)
-        return root
-
-    old = write(tmp_path / "old", b"weights")
-    same = write(tmp_path / "same", b"weights", seconds=9.0, fingerprint="g", validation=None)
-    other = write(tmp_path / "other", b"Weights", num_correct=4)
-    assert list(version.compare(old, same)) == []
-    first, second = version.compare(old, other)
-    assert first.startswith("models/smoke/cc3m-mmcl/seed0/model.safetensors:")
-    assert second.startswith("results/smoke/pretrain/cc3m-mmcl/seed0/rows.jsonl, row 0:")
 
 
 def test_archived_runs_have_the_fingerprints_of_today(root: Path) -> None:

@@ -18,7 +18,6 @@ from repro.report.document import build_document, plain
 from repro.report.evidence import read_evidence
 from repro.report.studies import read_study_results
 from repro.runs.published import export_run, write_record
-from repro.runs.version import accepted_codes
 from repro.spec import Profile, RunSpec
 from repro.study.spec import Study
 from tests.support.stub_worker import row_of_run
@@ -109,7 +108,7 @@ def write_run(
 def record_of(spec: RunSpec, **told: Any) -> RunRecord:
     """The record of a made-up run; `told`: fields of it, above all how it ended."""
     fields: dict[str, Any] = {
-        "code": next(iter(accepted_codes())),
+        "code": "0" * 16,
         "commit": "0" * 40,
         "dirty": False,
         "environment": {"python": "3.11", "torch": "2.13", "device": "cpu"},
