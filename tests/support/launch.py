@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,10 +39,9 @@ def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launc
         specs: list[RunSpec],
         behaviour: dict[str, str] | None = None,
         worker: str = "tests.support.stub_worker",
-        again: Sequence[str] = (),
     ) -> None:
         Path("behaviour.json").write_text(json.dumps(behaviour or {}))
-        run_all(specs, stub_inputs, worker=worker, again=again)
+        run_all(specs, stub_inputs, worker=worker)
 
     return run
 
