@@ -160,7 +160,7 @@ def _rank(out: Path, scale: Scale, what: str) -> None:
 
 
 def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
-    """Losses, gradients and graphs of steps whose encoder is compiled inside DDP."""
+    """Losses, gradients and graphs of steps whose encoder is compiled under DDP."""
     spec = scale.lean()
     number = distributed.ranks()
     pairs = min(scale.pairs, 16)
@@ -191,7 +191,7 @@ def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
             first_seconds = time.monotonic() - begun
         off.append(abs(float(eager.step(*data, rate=0.0)) - loss))
     return {
-        "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        "graphs": torch._dynamo.utils.counters["aot_autograd"]["total"],
         "seconds": first_seconds,
         "loss_off": max(off),
         "gradients_off": distance(gradients(compiled), gradients(eager)),

@@ -88,25 +88,27 @@ stands in the parts, one after another.
 
 
 def captions_by_length(
-    tokens: Int[Tensor, "V b L"], count: int, device: torch.device
+    tokens: Int[Tensor, "V b L"], count: int, device: torch.device, compiled: bool
 ) -> Captions | Int[Tensor, "V b L"]:
     """Tokens on `device`, in at most `count` parts; those of the host, for a GPU must not be waited
     for to know the lengths.
 
-    The parts are padded to multiples of LENGTH_STEP and marked, so that one compiled graph serves
-    all lengths.
+    The parts are padded to multiples of LENGTH_STEP and marked, so that one graph of a `compiled`
+    encoder serves all lengths; so is a single part.
     """
-    if count == 1:
+    if count == 1 and not compiled:
         return tokens.to(device, non_blocking=True)
     flat = F.pad(tokens.flatten(0, 1), (0, -tokens.shape[-1] % LENGTH_STEP))
     lengths = flat.argmax(dim=-1) + 1  # nothing is read of what follows the end token
     order = lengths.argsort(stable=True)
 
-    parts, most = [], CONTEXT_LENGTH + -CONTEXT_LENGTH % LENGTH_STEP
+    parts = []
     for rows in order.chunk(count):
         longest = int(lengths[rows].max())
         part = _sent(flat[rows, : longest + -longest % LENGTH_STEP], device)
-        torch._dynamo.mark_dynamic(part, 1, min=LENGTH_STEP, max=most)
+        # Without bounds: with them torch takes any guard on the length for an error, and on a GPU
+        # attention has one, that the length is a multiple of 8.
+        torch._dynamo.mark_dynamic(part, 1)
         parts.append(part)
     return parts, _sent(order.argsort(), device)
 

@@ -86,7 +86,7 @@ def encode_pairs(
     # TF32 is a setting of the whole process (process/device.py). bf16 has the exponents of float32,
     # so that small gradients survive without a gradient scaler.
     reduced = spec.precision == "bf16"
-    captions = captions_by_length(tokens, spec.text_parts, images.device)
+    captions = captions_by_length(tokens, spec.text_parts, images.device, spec.compile)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=reduced):
         image_features, text_features, log_scale = encoder(images, captions, first)
 

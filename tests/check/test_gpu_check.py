@@ -46,7 +46,7 @@ def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
 
 @pytest.mark.nightly
 def test_steps_of_paper_lean_at_true_widths_compile_into_one_graph_on_two_ranks() -> None:
-    """At sizes at which torch would cut a graph that is compiled around DDP."""
+    """At sizes at which torch would by default cut a graph under DDP."""
     checks = list(processes.compiled_ranks(WIDE, 2))
     assert [check.passed for check in checks] == [True, True], checks
 
