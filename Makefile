@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test test-all bench gpu-check lint omniboard publish setup help
+.PHONY: reproduce test test-all docs bench gpu-check lint omniboard publish setup help
 
 # Through the environment, so that no shell reads what is in it.
 export PROFILE ?=
@@ -35,6 +35,9 @@ gpu-check: ## what a GPU must show before days of it are spent, about 25 minutes
 	    || { echo 'gpu-check: python3 has no package torch: `make setup`, or install torch, and call again' >&2; exit 2; }; \
 	    exec python3 -m repro.check
 
+docs: setup ## write the generated tables of README.md, specs and docs; wants the report of mini
+	@$(ACTIVATE) && exec python -m repro write
+
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
@@ -43,7 +46,7 @@ omniboard: setup ## browse the recorded runs in Omniboard on this machine
 	@$(ACTIVATE) && exec python -m repro omniboard
 
 publish: setup ## pack the report and the models for release
-	@$(ACTIVATE) && exec python -m repro publish $${PROFILE:+--profile "$$PROFILE"}
+	@$(ACTIVATE) && exec python -m repro publish "$$PROFILE"
 
 setup: ## .venv with everything pinned; nothing to do when nothing changed
 	@bash setup.sh

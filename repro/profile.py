@@ -6,11 +6,12 @@ at once; `pretrain_runs` and `clean_runs` expand it into `RunSpec`s, one a train
 enough for a worker that reads nothing else.
 """
 
+import difflib
 import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,8 @@ def check(
                 lines.append(f"{field}.{item['ctx']['error']}".lstrip("."))
             else:
                 value = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
+                if item["type"] == "literal_error":
+                    value += nearest(item["input"], re.findall(r"'(.+?)'", item["msg"]))
                 if item["type"] == "extra_forbidden":
                     allowed = ", ".join(sorted(fields_at(model, item["loc"][:-1])))
                     value += f" (allowed: {allowed})"
@@ -132,6 +135,12 @@ def profile_names(specs: Path = SPECS) -> list[str]:
     )
 
 
+def nearest(name: object, names: Iterable[str]) -> str:
+    """The name that a wrong one may mean, as `; nearest: NAME`; empty where none is like it."""
+    close = difflib.get_close_matches(str(name), list(names), 1)
+    return f"; nearest: {close[0]}" if close else ""
+
+
 def check_profile_name(name: object, where: str, specs: Path = SPECS) -> None:
     """SpecError unless `specs` has a profile of that name; `where` says which field names it."""
     names = profile_names(specs)
@@ -141,7 +150,7 @@ def check_profile_name(name: object, where: str, specs: Path = SPECS) -> None:
         path = specs / f"{name}.yaml"
         unfit = f"{path} is none; " if path in [*specs.glob("*.yaml")] else ""
         allowed = f"allowed: {', '.join(names)}; files with `extends` or `protocol`"
-        raise SpecError(f"{where}: {name!r} ({unfit}{allowed})")
+        raise SpecError(f"{where}: {name!r} ({unfit}{allowed}{nearest(name, names)})")
 
 
 def _merged(

@@ -47,8 +47,8 @@ def main(study: str, named: tuple[str, ...]) -> None:
         subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
         archive = folder / archive_of(study)
         archive.unlink()
-        command = [sys.executable, "-m", "repro", "study", study, "--variants", variant]
-        subprocess.run([*command, "--seeds", seed], cwd=folder, check=True)
+        command = [sys.executable, "-m", "repro", "study", study, "--variant", variant]
+        subprocess.run([*command, "--seed", seed], cwd=folder, check=True)
         differences = list(compare(runs, read_archive(archive)))
 
     sys.exit(bool(differences))

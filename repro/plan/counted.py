@@ -12,7 +12,7 @@ from repro.runs.layout import WORK
 from repro.spec import Profile, RunSpec, digest
 
 COUNTED = Path(__file__).with_name("counted.json")
-"""By digest of what it follows from; `python -m repro counts` writes it."""
+"""By digest of what it follows from; `python -m repro write` writes it."""
 COUNTED_HERE = WORK / "counted.json"
 """In the same form, models of profiles of one's own, counted when they were first asked for."""
 

@@ -24,7 +24,6 @@ import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from repro.files import replace_json
-from repro.markdown import fill
 from repro.plan.assumptions import Assumptions, Device, DeviceName, Span, load_assumptions, span_of
 from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
 from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
@@ -454,15 +453,10 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     return {"device": content["device"], **hours}
 
 
-def cost_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
-    """Print the forecast, for people or as JSON, also into the profile's block of a Markdown file;
-    `options` are those of `plan`.
-    """
+def cost_command(profile_name: str, as_json: bool, *options: Any) -> None:
+    """Print the forecast, for people or as JSON; `options` are those of `plan`."""
     content = plan(profile_name, *options)
-    text = cost_table(content)
-    print(json.dumps(content, indent=1) if as_json else text)
-    if table is not None:
-        fill(table, f"plan-{profile_name}", text)
+    print(json.dumps(content, indent=1) if as_json else cost_table(content))
 
 
 def cost_table(content: dict[str, Any]) -> str:

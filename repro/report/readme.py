@@ -8,9 +8,10 @@ from typing import Any
 from repro.files import replace_file
 from repro.ledger import LedgerError
 from repro.markdown import fill, table_lines
+from repro.plan.forecast import cost_table, plan, write_counted
 from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
-from repro.report.pages.findings import DOCUMENTED
+from repro.report.pages.findings import DOCUMENTED, write_findings
 from repro.report.pages.html import markdown, shared_values
 from repro.report.pages.tables import readme_table
 from repro.report.studies import check_archives
@@ -19,8 +20,20 @@ from repro.spec import Switches
 README, PICTURES = Path("README.md"), Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colours of text and axes in the two forms of the first figure."""
+PLANS_PAGE = Path("docs/a100.md")
+PLANS = {"paper": 8, "paper_lean": 8, "night": 1}
+"""Profiles whose cost stands there, with the GPUs of its wall time."""
 SHOWN = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 """Measures in the table of README.md; all others stand on the page."""
+
+
+def write_generated() -> None:
+    """Write the generated parts of README.md, specs and docs, and the counts of `plan`."""
+    write_counted()
+    for profile, gpus in PLANS.items():
+        fill(PLANS_PAGE, f"plan-{profile}", cost_table(plan(profile, gpus)))
+    write_findings()
+    write_blocks()
 
 
 def write_blocks() -> None:
@@ -48,7 +61,9 @@ def read_document(profile: str) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
-        raise LedgerError(f"{path}: missing; build the report first") from None
+        raise LedgerError(
+            f"{path}: missing; `python -m repro report {profile}` builds it"
+        ) from None
 
 
 def switches_block() -> str:

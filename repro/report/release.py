@@ -116,5 +116,5 @@ def _kept(profile: str, seed: int | None) -> list[Model]:
                 found.append(Model(released_name(of_size[0]), model[0], row))
     if seed is not None and not found:
         names = ", ".join(of.model_name for of in pretrain_runs(loaded))
-        raise LedgerError(f"--seeds: {seed}: no model of it in models/ (models: {names})")
+        raise LedgerError(f"--seed: {seed}: no model of it in models/ (models: {names})")
     return found

@@ -55,7 +55,7 @@ def verify(path: Path) -> list[str]:
     report.
     """
     if not path.is_file():
-        raise LedgerError(f"{path}: no report.json; build the report first")
+        raise LedgerError(f"{path}: missing; `python -m repro report {path.parent.name}` builds it")
     try:
         document = json.loads(path.read_bytes())
         profile = str(document["profile"])

@@ -18,7 +18,7 @@ from repro.study.spec import load_study, study_names, study_profiles, study_runs
 SUMS = "SHA256SUMS"
 """Hashes of all files of a release, as `sha256sum --check` reads them."""
 TRAINED = WORK / "models"
-"""Results of models that `study --models` trains: those of the study stay as they are."""
+"""Results of models that `study --model` trains: those of the study stay as they are."""
 
 
 def runs_of_studies(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
@@ -120,7 +120,7 @@ def command_for(spec: RunSpec) -> str:
     if spec.stage == "pretrain":
         for name, run in runs_of_studies(spec):
             return (
-                f"`python -m repro study {name} --seeds {run.seed} --variants {run.variant} "
-                f"--models {run.model_name}`"
+                f"`python -m repro study {name} --seed {run.seed} --variant {run.variant} "
+                f"--model {run.model_name}`"
             )
     return f"`make reproduce PROFILE={spec.profile}`"

@@ -204,7 +204,7 @@ def train_models(
     allowed = list(dict.fromkeys(run.model_name for run in trained))
     for of in names:
         if of not in allowed:
-            raise SpecError(f"--models: {of} (allowed: {', '.join(allowed) or 'none'})")
+            raise SpecError(f"--model: {of} (allowed: {', '.join(allowed) or 'none'})")
 
     due = [run for run in trained if run.model_name in names]
     run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
@@ -222,8 +222,8 @@ def _chosen(study: Study, seeds: Collection[int], variants: Collection[str]) -> 
     """The models of some seeds and variants, or all; SpecError for one that is not there."""
     models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
     for option, values, allowed in (
-        ("--seeds", seeds, sorted({seed for _, seed in models})),
-        ("--variants", variants, list(study.variants)),
+        ("--seed", seeds, sorted({seed for _, seed in models})),
+        ("--variant", variants, list(study.variants)),
     ):
         for value in values:
             if value not in allowed:

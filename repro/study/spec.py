@@ -15,7 +15,16 @@ from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
 from repro.consistency import problem_list, problems_of_cleaning, problems_of_use
 from repro.ledger import RunRecord
-from repro.profile import SPECS, check, clean_runs, load_profile, merge, pretrain_runs, read_yaml
+from repro.profile import (
+    SPECS,
+    check,
+    clean_runs,
+    load_profile,
+    merge,
+    nearest,
+    pretrain_runs,
+    read_yaml,
+)
 from repro.runs.layout import RESULTS
 from repro.spec import (
     CleanSize,
@@ -191,6 +200,9 @@ class StudyFile(Spec, extra="allow"):
 def load_study(name: str) -> Study:
     """Read and check a study; SpecError names every problem."""
     path = SPECS / "studies" / f"{name}.yaml"
+    if name not in (names := study_names()):
+        listed = "`python -m repro study --list` has all of them"
+        raise SpecError(f"{path}: no such study ({listed}{nearest(name, names)})")
     written = check(StudyFile, read_yaml(path), path)
     content = written.model_dump(exclude={"defaults"})
     content["variants"] = {

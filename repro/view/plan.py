@@ -1,7 +1,5 @@
 """`repro plan`: what a profile costs, in words; in numbers it is repro/plan/forecast.py's."""
 
-from pathlib import Path
-
 from repro.launch.places import devices
 from repro.names import DATASETS
 from repro.plan.assumptions import load_assumptions
@@ -21,14 +19,13 @@ def plan_command(
     profile: str,
     as_json: bool,
     details: bool,
-    table: Path | None,
     gpus: int,
     utilisation: float | None,
     dataset: Dataset | None,
 ) -> None:
     """Print a sentence on the cost, or what repro/plan/forecast.py prints for these options."""
-    if as_json or details or table or utilisation is not None:
-        cost_command(profile, as_json, table, gpus, utilisation, dataset)
+    if as_json or details or utilisation is not None:
+        cost_command(profile, as_json, gpus, utilisation, dataset)
     else:
         print(sentence(graph_profile(profile), dataset, gpus))
 

@@ -4,52 +4,56 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repro import cli, spec
 from repro.__main__ import main
-from repro.cli import commands
-from repro.command import EXIT, GROUPS, report, run
+from repro.cli import EXIT, commands, report_error, run
 from repro.ledger import LedgerError
-from repro.listing import LISTS
 from repro.names import GRAPH_OBJECTIVES
 from repro.profile import profile_names, read_yaml
 from repro.runs import signals
+from repro.study.spec import study_names
 from tests.support.processes import wait_for
 
 BARE = (sys.executable, "-S", "-m", "repro")
 """An interpreter without packages, as where no environment is activated."""
-CELL = "--profile smoke --dataset cc3m --objective mmcl"
+CELL = "smoke --dataset cc3m --objective mmcl"
 MISTAKES = {
     "": "repro: Missing command",
     "dat": "Did you mean 'data'?",
-    "reproduce smoke --profile mini": "repro: profile: 'smoke' and 'mini' (allowed: one of them)",
+    "reproduce smoke --profile mini": "'smoke' and --profile 'mini' (allowed: one of them)",
     "reproduce smoke --set clean.warmup_steps": "repro: --set: 'clean.warmup_steps' (allowed: FIELD",
-    "list defence": "'defence' is not one of 'profiles', 'studies', 'triggers', 'objectives', ",
-    "study confirm --dry-run --models cc6m-mmcl": "repro: --dry-run: with --models (allowed: --seeds",
+    "study": "repro study: allowed: the name of a study, or --list",
+    "study confirm --dry-run --model cc6m-mmcl": "repro: --dry-run: with --model ",
     "study confirm --json": "repro: --json: without --dry-run ",
-    "status --study confirmatio": "repro: specs/studies/confirmatio.yaml: ",
-    "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, night,",
+    "study confirmatio": "--list` has all of them; nearest: confirmation)",
+    "study confirm --seed 1,x --dry-run": "'--seed': 'x' is not a valid integer",
+    "status --study confirmatio": "repro: specs/studies/confirmatio.yaml: no such study ",
+    "data smok": "files with `extends` or `protocol`; nearest: smoke)",
     "data --profile ../mini": "repro: profile: '../mini' (allowed: authors, ",
     "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
-    "verify --profile minii": "repro: profile: 'minii' (allowed: authors, ",
-    "publish --profile smoke/../smoke": "repro: profile: 'smoke/../smoke' (allowed: authors, ",
+    "verify minii": "repro: profile: 'minii' (allowed: authors, ",
+    "publish smoke/../smoke": "repro: profile: 'smoke/../smoke' (allowed: authors, ",
     "reproduce smoke mini": "unexpected extra argument (mini)",
     f"clean {CELL} --lossy x": "No such option '--lossy'",
-    "findings --profile smoke": "No such option '--profile'",
-    "readme --profile smoke": "No such option '--profile'",
+    "write --profile smoke": "No such option '--profile'",
     f"clean {CELL[:-4]} mcl": "'mcl' is not one of 'mmcl', 'mmcl_ssl'",
     f"run-one pretrain {CELL} --run seed9": "repro: run: 'seed9' (allowed: seed0)",
     "omniboard --port many": "'many' is not a valid integer",
-    "plan --profile smoke --gpus 0": "'--gpus': 0 is not in the range x>=1",
-    "plan --profile smoke --utilisation 1.5": "'--utilisation': 1.5 is not in the range 0<x<=1",
+    "plan smoke --gpus 0": "'--gpus': 0 is not in the range x>=1",
+    "plan smoke --utilisation 1.5": "'--utilisation': 1.5 is not in the range 0<x<=1",
+    "evaluate smoke --checkpoint c --format open_clip --images i --trigger badnett": "'badnett' is not",
 }
+"""Call to a part of what it says."""
 
 
 @pytest.mark.parametrize("call", MISTAKES)
@@ -67,82 +71,86 @@ def test_a_mistake_is_one_line(call: str, root: Path, capsys: pytest.CaptureFixt
 def test_a_command_explains_itself_and_calls_a_function_that_takes_its_values(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The import inside a command is tried too: a renamed function shows here."""
-    command = commands.commands[name]
+    """By its example, with the import inside a command too: a renamed function shows here."""
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert command.help
-    assert command.help.split("\n")[0] in shown
+    help = commands.commands[name].help
+    assert help
+    assert help.split("\n")[0] in shown
+    assert any(line.strip() == EXIT for line in shown.splitlines())
 
     called = []
-    monkeypatch.setattr("repro.command.run", lambda *values, **how: called.append(values) or 0)
-    values = {each.name: "x" for each in command.params}
-    assert command.callback is not None
-    command.callback(**values)
-    [(function, *arguments)] = called
-    inspect.signature(function).bind(*arguments)
 
+    def note(function: Any, *values: object, prints: bool = False, **named: object) -> int:
+        called.append((function, values, named))
+        return 0
 
-@pytest.mark.parametrize("name", commands.commands)
-def test_every_help_has_an_example_that_the_command_takes_and_the_exit_statuses(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([name, "--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    example = next(line.split("Example: ")[1] for line in lines if "Example: " in line)
-    assert any(line.strip() == EXIT for line in lines)
-    called, *words = example[example.index("repro ") :].split()
-    assert called == "repro"
+    monkeypatch.setattr(cli, "run", note)
+    example = re.search(r"Example: .*?repro (.+)", shown)
+    assert example is not None
+    words = example[1].split()
     assert words[0] == name
-    commands.commands[name].make_context(name, words[1:])
+    assert main(words) == 0
+    [(function, values, named)] = called
+    inspect.signature(function).bind(*values, **named)
 
 
-def test_the_first_help_lists_every_command_under_a_heading_but_internal_ones(
+def test_the_first_help_lists_twelve_commands_and_names_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for heading in GROUPS:
-        assert f"\n{heading}:\n" in shown
-    listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
-    assert {name for name in commands.commands if name not in listed} == {"run-job"}
+    listed = {line.split()[0] for line in shown.splitlines() if re.match("  [a-z]", line)}
+    visible = {name for name, command in commands.commands.items() if not command.hidden}
+    assert visible <= listed
+    assert len(visible) <= 12
+    assert [name for name in commands.commands if name not in shown] == ["run-job"]
     assert EXIT in shown
 
 
-def test_the_profile_is_that_of_params_wherever_none_is_named(here: Path, root: Path) -> None:
+def test_the_profile_is_an_argument_or_an_option_or_that_of_params(
+    here: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The graph's objectives too are those of dvc.yaml."""
     Path("params.yaml").write_text("profile: night\n")
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr(cli, "run", lambda *values, **named: called.append(values) or 0)
     for name, command in commands.commands.items():
-        options = {param.name for param in command.params}
-        if "profile" in options and name != "reproduce":
-            words = ["--dataset", "cc3m"] * ("dataset" in options and name != "plan")
+        if {"profile", "same"} <= {param.name for param in command.params}:
+            options = {param.name for param in command.params if param.required}
+            words = ["pretrain"] * (name == "run-one")
+            words += ["--dataset", "cc3m"] * ("dataset" in options)
             words += ["--objective", "mmcl"] * ("objective" in options)
-            words += ["pretrain"] * (name == "run-one")
             if name == "evaluate":
                 words = ["--checkpoint", "c", "--format", "open_clip", "--images", "i"]
-            assert command.make_context(name, words).params["profile"] == "night", name
+            for given, expected in {(): "night", ("mini",): "mini"}.items():
+                assert main([name, *words, *given]) == 0
+                assert expected in called.pop(), name
+            assert main([name, *words, "--profile", "mini"]) == 0
+            assert "mini" in called.pop(), name
     graph = read_yaml(root / "dvc.yaml")["stages"]
     assert graph["pretrain"]["matrix"]["objective"] == list(GRAPH_OBJECTIVES)
 
 
-@pytest.mark.parametrize("kind", cli.LISTS)
-def test_a_list_has_every_name_with_what_it_is(
-    kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert set(LISTS) == set(cli.LISTS)
-    assert main(["list", kind, "--json"]) == 0
-    names = json.loads(capsys.readouterr().out)
-    assert len(names) > 3
-    assert all(names.values())
-    assert main(["list", kind]) == 0
+def test_several_values_come_by_commas_or_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[dict[str, object]] = []
+    monkeypatch.setattr(cli, "run", lambda *values, **named: called.append(named) or 0)
+    assert (
+        main(["study", "bench", "--seed", "15,16", "--seed", "17", "--variant", "a,b", "--dry-run"])
+        == 0
+    )
+    [named] = called
+    assert (named["seed"], named["variant"], named["model"]) == ([15, 16, 17], ["a", "b"], [])
+
+
+def test_the_list_of_studies_has_the_question_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "--list", "--json"]) == 0
+    questions = json.loads(capsys.readouterr().out)
+    assert list(questions) == study_names()
+    assert all(questions.values())
+    assert main(["study", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(names)
-
-
-def test_the_list_of_profiles_says_which_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "profiles", "--json"]) == 0
-    named = json.loads(capsys.readouterr().out)
-    assert [name for name, text in named.items() if "params.yaml" in text] == ["mini"]
+    assert [line.split()[0] for line in lines] == list(questions)
 
 
 @pytest.mark.parametrize("profile", profile_names(Path(__file__).parents[2] / "specs"))
@@ -181,10 +189,10 @@ def test_without_the_environment_a_command_names_what_to_type(
         assert ended.stderr.count("\n") == 1
     else:
         error = ModuleNotFoundError("No module named 'numpy.linalg'", name="numpy.linalg")
-        assert report(error) == 2
+        assert report_error(error) == 2
         assert expected in capsys.readouterr().err
         with pytest.raises(ModuleNotFoundError):
-            report(ModuleNotFoundError("ours", name="repro.nowhere"))
+            report_error(ModuleNotFoundError("ours", name="repro.nowhere"))
 
 
 def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
@@ -202,12 +210,12 @@ def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
 def test_errors_of_the_project_end_in_one_line_and_others_in_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert report(spec.SpecError("a: wrong")) == 2
-    assert report(LedgerError("b: torn")) == report(OSError("disk full")) == 1
+    assert report_error(spec.SpecError("a: wrong")) == 2
+    assert report_error(LedgerError("b: torn")) == report_error(OSError("disk full")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["repro: a: wrong", "repro: LedgerError: b: torn", "repro: OSError: disk full"]
     with pytest.raises(KeyError):
-        report(KeyError("a bug"))
+        report_error(KeyError("a bug"))
 
 
 def test_a_result_is_a_status_or_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,7 @@ def test_a_profile_takes_from_the_one_that_it_extends_what_it_leaves_out(specs: 
 
 FIELDS: dict[str, tuple[Any, str]] = {
     "data.image_sizes": (32, "data.image_sizes: Extra inputs are not permitted (got 32)"),
+    "data.poison.trigger.name": ("badnett", "(got 'badnett'); nearest: badnet"),
     "data.poison.trigger.patch_size": (33, "trigger.patch_size: 33 (allowed: 1 to image_size = 32"),
     "data.poison.num_poisoned.cc3m": (156, "num_poisoned.cc3m: 156 (allowed: 1 to 155, its pairs"),
     "data.poison.target_class": ("bananas", "target_class: 'bananas' (allowed: a name that occurs"),
@@ -415,8 +416,8 @@ def test_a_bad_file_is_named(specs: Path, name: str, content: bytes | None, expe
 
 @pytest.mark.parametrize("profile", ["", ".", "tiny", "../specs/mini", "/etc", "été", "smoke\n"])
 def test_a_profile_is_a_file_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
-    allowed = f"allowed: {', '.join(PROFILES)}; files with `extends` or `protocol`)"
-    assert message(specs, profile) == f"profile: {profile!r} ({allowed}"
+    allowed = f"allowed: {', '.join(PROFILES)}; files with `extends` or `protocol`"
+    assert message(specs, profile).startswith(f"profile: {profile!r} ({allowed}")
     assert message(specs, "claims") == f"profile: 'claims' (specs/claims.yaml is none; {allowed}"
 
 

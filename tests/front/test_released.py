@@ -67,7 +67,7 @@ def test_what_is_not_there_is_told(release: Path) -> None:
         bananas(release / "elsewhere")
     with pytest.raises(LedgerError, match=r"there: no model.* .make reproduce PROFILE=smoke"):
         repro.load("smoke", MODEL_NAME)
-    command = "study confirmation --seeds 16 --variants confirmed --models cc6m-mmcl_ssl"
+    command = "study confirmation --seed 16 --variant confirmed --model cc6m-mmcl_ssl"
     with pytest.raises(LedgerError, match=f"`python -m repro {command}`"):
         repro.load("mini", MODEL_NAME, 16)
 
@@ -77,6 +77,6 @@ def test_a_study_trains_one_model_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "specs").symlink_to(root / "specs")
-    call = ["study", "confirmation", "--seeds", "15", "--variants", "confirmed", "--models"]
+    call = ["study", "confirmation", "--seed", "15", "--variant", "confirmed", "--model"]
     assert main([*call, "cc9m-mmcl"]) == 2
-    assert "--models: cc9m-mmcl (allowed: cc3m-mmcl, cc3m-mmcl_ssl," in capsys.readouterr().err
+    assert "--model: cc9m-mmcl (allowed: cc3m-mmcl, cc3m-mmcl_ssl," in capsys.readouterr().err

@@ -381,16 +381,14 @@ def test_a_model_of_ones_own_is_counted_once_in_a_folder(
     counted.counted.cache_clear()
 
 
-def test_plan_gives_json_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("<!-- plan-smoke:start -->\n<!-- plan-smoke:end -->\n")
-    options = ["--json", "--gpus", "2", "--utilisation", "0.5"]
-    command = ["plan", "--profile", "smoke", *options, "--table", str(page)]
-    assert main(command) == 0
+def test_plan_gives_json_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--gpus", "2", "--utilisation", "0.5"]
+    assert main(["plan", "smoke", "--json", *options]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["gpus"] == 2
     assert content["gpu_hours"].keys() == {"a100", "h100"}
-    assert "| **pretrain** | 4 | 1,664 | 12 |" in page.read_text()
+    assert main(["plan", "smoke", "--details", *options]) == 0
+    assert "| **pretrain** | 4 | 1,664 | 12 |" in capsys.readouterr().out
 
 
 def test_the_sentence_is_about_as_many_gpus_as_are_named(

@@ -105,7 +105,7 @@ LAYERS = [
     {"study", "plan"},
     {"report"},
     {"view"},
-    {"api", "check", "cli", "command", "listing", "reproduce", "__main__"},
+    {"api", "check", "cli", "reproduce", "__main__"},
 ]
 """Parts of the package from the bottom up: one imports its own layer and those below."""
 

@@ -169,7 +169,7 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
     kinds = ("cleaned-100k", "poisoned")
     assert models == [f"models/cc3m-mmcl-seed0-{of}.safetensors" for of in kinds]
     assert released_model(out, trained) == out / models[1]
-    with pytest.raises(LedgerError, match="--seeds: 7: no model of it in models/"):
+    with pytest.raises(LedgerError, match="--seed: 7: no model of it in models/"):
         release("mini", [0, 7])
 
     card = (out / "models/README.md").read_text()
@@ -197,7 +197,7 @@ def test_what_does_not_verify_is_not_released(light: Path) -> None:
         release("mini")
     assert not Path("report/publish").exists()
     shutil.rmtree(REPORT)
-    with pytest.raises(LedgerError, match="build the report first"):
+    with pytest.raises(LedgerError, match="`python -m repro report mini` builds it"):
         release("mini")
 
 

@@ -163,5 +163,5 @@ def test_one_variant_alone_brings_the_models_that_it_borrows_inside_the_study(
     assert ["lr" in run for run in started()] == [False, True, True]
     print(study_run.due_text(study_run.due_runs("lends", [], [])))
     assert "2 runs, 0.0 core-hours" in capsys.readouterr().out
-    with pytest.raises(SpecError, match=r"--variants: short \(allowed by .*: default, longer\)"):
+    with pytest.raises(SpecError, match=r"--variant: short \(allowed by .*: default, longer\)"):
         study_run.run_study("lends", variants=["short"])
