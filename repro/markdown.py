@@ -14,6 +14,11 @@ from repro.files import replace_file
 def fill(path: Path, name: str, block: str) -> None:
     """Put `block` between the marks `name`; ValueError unless they are there once, in order."""
     text = path.read_text(encoding="utf-8")
+    replace_file(path, filled(path, text, name, block).encode())
+
+
+def filled(path: Path, text: str, name: str, block: str) -> str:
+    """The text of `path` with `block` between the marks `name`, as `fill` puts it there."""
     start = f"<!-- {name}:start -->"
     end = f"<!-- {name}:end -->"
     if re.findall(f"{start}|{end}", text) != [start, end]:
@@ -22,7 +27,7 @@ def fill(path: Path, name: str, block: str) -> None:
         )
     before = text.partition(start)[0]
     after = text.partition(end)[2]
-    replace_file(path, f"{before}{start}\n{block.rstrip()}\n{end}{after}".encode())
+    return f"{before}{start}\n{block.rstrip()}\n{end}{after}"
 
 
 def block_in(text: str, name: str) -> re.Match[str] | None:

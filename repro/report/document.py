@@ -69,7 +69,7 @@ def build_document(
         # another profile than the one that is named are of none.
         evidence.frame[:0] if evidence.archived or evidence.departures else evidence.frame,
         *(study.frame for study in studies),
-        _authors(evidence, paper),
+        authors_rows(evidence, paper),
     )
     by_arm = Evaluations(frame, context)
     scope = scope_of(profile)
@@ -162,7 +162,7 @@ def plain(content: Any) -> Any:
     return TypeAdapter(Any).dump_python(content, mode="json", fallback=np.generic.item)
 
 
-def _authors(evidence: Evidence, paper: Paper) -> pd.DataFrame:
+def authors_rows(evidence: Evidence, paper: Paper) -> pd.DataFrame:
     """The authors' points as one seed, each cell with its start model.
 
     Steps are not in the files, so that `step` counts the points of a series.

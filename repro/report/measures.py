@@ -261,6 +261,14 @@ def asr_frontier(model: CleanedModel) -> Value | None:
     return Value(float(np.mean(left)))
 
 
+def asr_blind(model: CleanedModel) -> Value:
+    """Test ASR at the end of the run with the highest learning rate that loses at most 5% of the
+    accuracy on the validation images; of the start model where every run loses more.
+    """
+    kept = model.ends[model.ends.validation_accuracy >= 0.95 * model.start.validation_accuracy]
+    return Value((model.start if kept.empty else kept.iloc[-1]).test_asr)
+
+
 def start_accuracy(model: CleanedModel) -> Value:
     """Accuracy of the model that is cleaned."""
     return Value(model.start.accuracy)
@@ -334,6 +342,7 @@ MEASURES = (
     ),
     Measure("accuracy_at_cap", "Accuracy when cleaned", "fraction", accuracy_at_cap, price=True),
     Measure("asr_frontier", "ASR left on the frontier", "fraction", asr_frontier),
+    Measure("asr_blind", "ASR left without knowing the trigger", "fraction", asr_blind),
     Measure("start_accuracy", "Accuracy before cleaning", "fraction", start_accuracy),
     Measure("start_asr", "ASR before cleaning", "fraction", start_asr),
     Measure("kept_asr", "Lowest ASR with 95% of the accuracy kept", "fraction", kept_asr),
