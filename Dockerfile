@@ -28,6 +28,8 @@ WORKDIR /project
 # The environment first: a layer that only pyproject.toml, constraints.txt and setup.sh can make stale.
 # The image has no npm, so that setup.sh adds the extra `node`. PIP_EXTRA_INDEX_URL may name an index with other builds of torch.
 ARG PIP_EXTRA_INDEX_URL=
+# cuda or cpu: a build sees no GPU, and where a registry offers CPU builds of torch one would be taken.
+ARG REPRO_TORCH=
 ARG EXTRAS=test,tracking
 ENV EXTRAS=${EXTRAS}
 COPY --chown=repro:repro pyproject.toml constraints.txt setup.sh README.md LICENSE NOTICE ./

@@ -2,13 +2,13 @@
 # Make .venv: the project and all it needs, from the package registries that pip is configured for.
 #
 # Idempotent: does nothing when pyproject.toml and constraints.txt are those of the last complete run.
-# Environment: PYTHON (interpreter to use); EXTRAS (default "test"); every setting of pip, such as PIP_INDEX_URL.
+# Environment: PYTHON (interpreter to use); EXTRAS (default "test"); REPRO_TORCH (cpu or cuda, where the
+# machine that sets up is not like those that train); every setting of pip, such as PIP_INDEX_URL.
 set -euo pipefail
 # By its real path: a symlink on the way must not look like another place.
 cd -P "$(dirname "${BASH_SOURCE[0]}")"
 
 VENV=.venv
-TORCH_FLOOR=2.12
 extras=${EXTRAS:-test}
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -53,19 +53,26 @@ make_venv() {
     fi
 }
 
-# Without a GPU the CUDA build of torch is gigabytes of waste: prefer the newest +cpu build that a configured registry
-# offers. A plain range would take it only where no newer CUDA build is offered beside it.
+# The build of torch for this machine, as constraints of pip: the CPU build where there is neither a GPU nor a cluster, for
+# the CUDA build is gigabytes; elsewhere any but the CPU build, which pip would prefer where a registry offers both.
 torch_constraint() {
-    local versions best
-    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] && ! compgen -G '/dev/nvidia[0-9]*' >/dev/null || return 0
-    versions=$("$VENV/bin/python" -m pip index versions torch 2>/dev/null | sed -n 's/^Available versions: //p' | tr -d ' ' | tr , '\n')
-    best=$(grep -F '+cpu' <<<"$versions" | sort -V | tail -n 1 || true)
-    if [ -n "$best" ] && [ "$(printf '%s\n' "$TORCH_FLOOR" "$best" | sort -V | head -n 1)" = "$TORCH_FLOOR" ]; then
-        echo "torch==$best"
-    else
-        say "no GPU here and no CPU build of torch on offer: the CUDA build follows (about 6 GB in all);" \
-            "PIP_EXTRA_INDEX_URL may name an index with CPU builds"
+    local build=${REPRO_TORCH:-cuda} package version
+    if [ -z "${REPRO_TORCH:-}" ] && [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] &&
+        ! compgen -G '/dev/nvidia[0-9]*' >/dev/null && ! command -v sbatch >/dev/null; then
+        build=cpu
     fi
+    [[ $build = cpu || $build = cuda ]] || die "REPRO_TORCH: '$build' (allowed: cpu or cuda, or unset)"
+    for package in torch torchvision; do
+        version=$(sed -n "s/^$package==//p" constraints.txt)
+        if [ "$build" = cuda ]; then
+            echo "$package!=$version+cpu"
+        elif "$VENV/bin/python" -m pip index versions "$package" 2>/dev/null | grep -qF "$version+cpu"; then
+            echo "$package==$version+cpu"
+        else
+            say "no CPU build of $package $version on offer: the CUDA build follows (about 6 GB in all);" \
+                "PIP_EXTRA_INDEX_URL may name an index with CPU builds"
+        fi
+    done
 }
 
 if ! command -v npm >/dev/null; then
@@ -86,8 +93,8 @@ if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
         python=$(find_python)
         make_venv "$python"
     fi
-    say "installing into $VENV (about 3 minutes and 2 GB with a CPU build of torch)"
     torch_constraint >"$VENV/torch.txt"
+    say "installing into $VENV (about 3 minutes and 2 GB with a CPU build of torch)"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
         -c constraints.txt -c "$VENV/torch.txt" --editable ".[${extras#,}]" || die \
         "pip could not install everything; its message is above. Offline: collect the wheels elsewhere with" \

@@ -14,9 +14,9 @@ from repro.files import held
 SHARE_OF_DISK = 1 / 2
 """Of the free disk, for one array: checkpoints and results need the rest."""
 
-SHARE_OF_MEMORY = 1 / 4
-"""Of the memory, for one array: the processes of a machine map the same files, and a profile has
-three cleaning sets. `repro plan` counts on the same share.
+SHARE_OF_MEMORY = 1 / 2
+"""Of the memory, for one array: the processes of a machine map the same files, and each trains on
+one set of pairs at a time. `repro plan` counts on the same share.
 """
 
 

@@ -87,7 +87,9 @@ def training_environment(job: JobFile) -> dict[str, str]:
     threads = job["threads"]
     gpu = bool(job["devices"])
     defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))}
-    defaults |= GPU_ENVIRONMENT if gpu else {}
+    if gpu:
+        # By default each rank would have up to 32 processes compile kernels.
+        defaults |= GPU_ENVIRONMENT | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
     # Results and speed depend on TRAINING_ENVIRONMENT, so that it wins over the user's.
     environment = defaults | os.environ | TRAINING_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
 

@@ -17,6 +17,7 @@ import pytest
 from repro import cli, spec
 from repro.__main__ import main
 from repro.cli import EXIT, commands, report_error, run
+from repro.launch.places import devices
 from repro.ledger import LedgerError
 from repro.names import GRAPH_OBJECTIVES
 from repro.profile import profile_names, read_yaml
@@ -346,6 +347,67 @@ def test_set_up_knows_its_place_by_whatever_way_one_comes(root: Path, tmp_path: 
         assert ended.returncode == 0
         assert ended.stderr == ""
     assert (real / ".dvc/config.local").read_text() == "config --local core.no_scm true\n"
+
+
+PIP = """#!/bin/sh
+case $* in
+    *"index versions"*) echo "Available versions: 2.14.1+cpu, $OFFERED" ;;
+    *) echo "pip $*" >&2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cluster", "offered", "expected"),
+    [
+        ("", False, True, {"torch==2.13.0+cpu", "torchvision==0.28.0+cpu"}),
+        ("", False, False, set()),
+        ("", True, True, {"torch!=2.13.0+cpu", "torchvision!=0.28.0+cpu"}),
+        ("cuda", False, True, {"torch!=2.13.0+cpu", "torchvision!=0.28.0+cpu"}),
+        ("cpu", True, True, {"torch==2.13.0+cpu", "torchvision==0.28.0+cpu"}),
+        ("rocm", False, True, None),
+    ],
+)
+@pytest.mark.skipif(bool(devices()), reason="a machine with a GPU")
+def test_set_up_takes_the_build_of_torch_that_the_trainings_need(
+    chosen: str,
+    cluster: bool,
+    offered: bool,
+    expected: set[str] | None,
+    root: Path,
+    tmp_path: Path,
+) -> None:
+    """On a cluster's login node, which has no GPU, that for CUDA."""
+    for name in ("pyproject.toml", "constraints.txt", "setup.sh"):
+        shutil.copy(root / name, tmp_path)
+    scripts = tmp_path / ".venv/bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").write_text(PIP)
+    (scripts / "activate").write_text(f"VIRTUAL_ENV={tmp_path}/.venv\n")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if cluster:
+        (tools / "sbatch").write_text("#!/bin/sh\n")
+    for file in (*scripts.iterdir(), *tools.iterdir()):
+        file.chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "REPRO_TORCH": chosen,
+        "OFFERED": "2.13.0+cpu, 0.28.0+cpu" if offered else "2.13.0, 0.28.0",
+    }
+
+    command = ["bash", "setup.sh"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+    if expected is None:
+        assert ended.returncode == 1
+        assert "REPRO_TORCH: 'rocm' (allowed: cpu or cuda, or unset)" in ended.stderr
+        return
+    assert ended.returncode == 0, ended.stderr
+    assert set((tmp_path / ".venv/torch.txt").read_text().split()) == expected
+    assert "-c constraints.txt -c .venv/torch.txt" in ended.stderr
 
 
 DELETED = """

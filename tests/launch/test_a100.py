@@ -130,7 +130,7 @@ def test_the_settings_for_slurm_start_every_run_of_the_paper(
     cleaning = [run_of(spec) for spec in clean_runs(paper, "cc3m", "mmcl")]
     jobs = [job for queue in queues(cleaning, nodes) for job in queue]
     assert len(jobs) == 32
-    assert {"--mem=128G", "--gres=gpu:1"} <= set(options_of(jobs, monkeypatch))
+    assert {"--mem=64G", "--gres=gpu:1"} <= set(options_of(jobs, monkeypatch))
 
 
 def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(

@@ -268,7 +268,8 @@ def with_groups(spec: RunSpec, groups: int) -> Run:
 
 
 def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (places.LOADER_WORKERS, *places.GPU_ENVIRONMENT):
+    compilers = "TORCHINDUCTOR_COMPILE_THREADS"
+    for name in (places.LOADER_WORKERS, compilers, *places.GPU_ENVIRONMENT):
         monkeypatch.delenv(name, raising=False)
     found = torchrun.training_environment(make_job())
     wanted = {
@@ -277,6 +278,7 @@ def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.M
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
         # Not in /tmp, which ends with the job: the next one would compile anew.
         "TORCHINDUCTOR_CACHE_DIR": f"{Path('work/cache/inductor').resolve()}",
+        compilers: "6",
         "OMP_NUM_THREADS": "6",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
@@ -284,7 +286,7 @@ def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.M
 
     found = torchrun.training_environment(make_job(devices=[]))
     assert found["REPRO_LOADER_WORKERS"] == "0"
-    assert "PYTORCH_ALLOC_CONF" not in found
+    assert not {"PYTORCH_ALLOC_CONF", compilers} & found.keys()
 
 
 @pytest.mark.parametrize(("in_job", "expected"), [(True, (["3"], 6)), (False, (["1"], 3))])
