@@ -31,16 +31,15 @@ from repro.events import PARENT, die_with_parent, say
 from repro.files import held, read_json, replace_file
 from repro.profile import (
     PARAMS,
-    chosen_profile,
     overrides_of,
     parse_override,
     whole_profile,
 )
 from repro.runs.signals import CALLER, STOP_SIGNALS
 from repro.spec import SpecError
+from repro.view.board import Board, drawing
 from repro.view.end import end_of_call, lacks_pdf
 from repro.view.remaining import count_model
-from repro.view.watch import Board, drawing
 from repro.view.watched import CALL_LOCK, Call, Watched
 
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
@@ -65,11 +64,11 @@ END_SECONDS = 40.0
 """Time for the stage to end in order: checkpoints of all its runs included."""
 
 
-def reproduce(profile: str | None = None, same: str | None = None, sets: Sequence[str] = ()) -> int:
+def reproduce(profile: str, sets: Sequence[str] = ()) -> int:
     """Check the specifications, then run the stages; returns the exit status of `dvc repro`.
 
-    `profile`, or by its other name `same`, and `sets`, each `FIELD=VALUE`, are written to
-    params.yaml; values that it has for this profile stay beside them.
+    `profile` and `sets`, each `FIELD=VALUE`, are written to params.yaml; values that it has for
+    this profile stay beside them.
 
     SpecError for a specification, or a state of the folder, with which nothing can run; Stopped
     after a stop signal.
@@ -80,18 +79,15 @@ def reproduce(profile: str | None = None, same: str | None = None, sets: Sequenc
         del os.environ[PARENT]
 
     # A mistake is reported before any file changes, and before DVC reads params.yaml.
-    if profile and same and profile != same:
-        raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(CALL_LOCK, busy):
-        name = chosen_profile(profile or same)
-        overrides = overrides_of(name) | dict(map(parse_override, sets))
-        chosen = whole_profile(name, overrides, "--set" if sets else f"{PARAMS}: overrides")
+        overrides = overrides_of(profile) | dict(map(parse_override, sets))
+        chosen = whole_profile(profile, overrides, "--set" if sets else f"{PARAMS}: overrides")
         count_model(chosen)
-        write_params(name, overrides)
+        write_params(profile, overrides)
         mend_dvc_files()
-        status = _run_stages(name)
+        status = _run_stages(profile)
     SAVED_DVC_LOCK.unlink(missing_ok=True)
     return status
 

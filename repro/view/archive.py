@@ -18,6 +18,7 @@ class Ends(NamedTuple):
 
     accuracy: float
     asr: float
+    seeds: int = 1
 
 
 Archive = Callable[[RunSpec], Ends | None]
@@ -52,7 +53,7 @@ def archive_of_profile(profile: str) -> Archive:
     means = {}
     for key, runs in ends.items():
         accuracy = mean(run.accuracy for run in runs)
-        means[key] = Ends(accuracy, mean(run.asr for run in runs))
+        means[key] = Ends(accuracy, mean(run.asr for run in runs), len(runs))
     return lambda spec: means.get(_but_for_seed(spec))
 
 

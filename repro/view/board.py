@@ -1,58 +1,80 @@
-"""The picture of a study: a block for a terminal of any width, and lines for everywhere else."""
+"""The table of a study's runs, for `status` and for the board, and what says the same in lines.
 
+The board is a thread that looks at the files and draws while something runs, and harms nothing: a
+table that redraws on a terminal, lines elsewhere.
+"""
+
+import os
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
-from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from repro.view.archive import Archive, Ends
+from repro.runs.signals import CALLER
+from repro.view.archive import Archive, archive_of_profile
+from repro.view.remaining import count_model
 from repro.view.states import RunState
-from repro.view.watched import View
+from repro.view.watched import View, Watched
 
-WIDE, MIDDLE = 100, 64
-"""Columns of a terminal from which a row shows all numbers, and from which all but the speed."""
-FINISHED, WARNED = 3, 3
-"""Ended runs that the block shows, the last ones, and warnings."""
+LOOK_SECONDS = 2.0
+"""Between two pictures on a terminal."""
+LINE_SECONDS = 60.0
+"""Between two lines about the whole where there is no terminal."""
+HEADS = ("", "run", "epoch", "loss", "accuracy", "ASR", "speed", "saved", "left")
+STYLES = {"running": "cyan", "failed": "red", "stopped": "yellow"}
 
 
-def block(view: View, archive: Archive, width: int, height: int) -> RenderableType:
-    """The block for a terminal of `width` columns and `height` lines."""
-    title = Text(view.title, style="bold")
-    head = Text("  ").join([title, Text(counts(view))])
-    lines: list[RenderableType] = [head, _time(view, width)]
-    running = [state for state in view.states if state.state == "running"]
-    ended = [state for state in view.states if state.ended]
-    ended.sort(key=lambda state: -state.ended)
-
-    # One line stays free below the block: a terminal scrolls when its last one is written.
-    room = max(0, height - len(lines) - 1)
-    rows = [*running, *ended[:FINISHED]][:room]
-    if rows:
-        lines.append(_rows(rows, archive, width))
-    warned = [state for state in view.states if state.warning]
-    for state in warned[: min(WARNED, room - len(rows))]:
-        lines.append(Text(f"! {state.name}: {state.warning}", style="yellow"))
-
+def table(view: View, height: int | None = None) -> RenderableType:
+    """The whole in a line, every run that is under way, and warnings; with `height` in so many
+    lines, of which long ones are cut.
+    """
+    rows = [state for state in view.states if state.state not in ("done", "waiting")]
+    lines: list[RenderableType] = [Text(summary_line(view), style="bold")]
+    # Summary and header stand above the rows; a terminal scrolls when its last line is written.
+    room = len(view.states) * 2 if height is None else max(0, height - 5)
+    if rows[:room]:
+        grid = Table(*HEADS, box=None)
+        for state in rows[:room]:
+            grid.add_row(*_cells(state), style=STYLES.get(state.state, ""))
+        lines.append(grid)
+    warned = [state for state in view.states if state.warning and state.state != "done"]
+    lines += [
+        Text(f"! {state.name}: {state.warning}", style="yellow")
+        for state in warned[: max(0, room - len(rows))]
+    ]
     for line in lines:
-        if isinstance(line, Text):
-            line.no_wrap = True
-            line.overflow = "ellipsis"
+        if height is not None and isinstance(line, Text):
+            line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*lines)
 
 
-def _time(view: View, width: int) -> RenderableType:
-    """Bar, elapsed time, time left and end, or what there is of it."""
-    words = Text(times(view))
-    if view.began is None or view.left is None or width < MIDDLE:
-        return words
-    gone = time.time() - view.began
-    bar = ProgressBar(total=gone + view.left, completed=gone, width=width // 4)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_row(bar, words)
-    return table
+def _cells(state: RunState) -> list[Text]:
+    """A row of the table."""
+    rate, age, left = state.pairs_per_second, state.checkpoint_age, state.left
+    cells = [
+        f"{state.state} {state.where and f'({state.where})'}".strip(),
+        f"{state.spec.stage} {state.name}",
+        f"{state.epoch:.1f}/{state.spec.schedule.epochs}",
+        "" if state.loss is None else f"{state.loss:.3g}",
+        share(state.accuracy),
+        share(state.asr),
+        f"{rate:,.0f} pairs/s" if rate else "",
+        "" if age is None else f"{duration(age)} ago",
+        "" if left is None or state.state == "failed" else duration(left),
+    ]
+    return [Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells]
+
+
+def summary_line(view: View) -> str:
+    """A line about the whole: the time left first, for a narrow terminal cuts its end."""
+    return f"{view.title}: {times(view)}; {counts(view)}"
 
 
 def counts(view: View) -> str:
@@ -64,16 +86,13 @@ def counts(view: View) -> str:
     for state in ("failed", "stopped", "queued"):
         if number := view.count(state):
             parts.append(f"{number} {state}")
-    reasons = {state.where for state in view.states if state.state == "queued"} - {""}
-    if reasons:
-        parts.append(f"in the queue: {', '.join(sorted(reasons))}")
     if view.stage and not view.count("running"):
         parts.append(f"stage {view.stage}")
     return " · ".join(parts)
 
 
 def times(view: View) -> str:
-    """Time left, the clock at the end, and time gone: a narrow terminal shows the first."""
+    """Time left, the clock at the end, and time gone."""
     parts = []
     if view.left is not None:
         end = datetime.fromtimestamp(time.time() + view.left)
@@ -98,56 +117,151 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _rows(states: list[RunState], archive: Archive, width: int) -> Table:
-    """Running and ended runs with their numbers, as many as the width takes."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for state in states:
-        live = state.state == "running"
-        cells = [Text(state.state, style="cyan" if live else "green"), Text(state.name)]
-        if state.state == "failed":
-            cells[0].stylize("red")
-        if width >= MIDDLE:
-            cells.append(Text(f"epoch {state.epoch:.0f}/{state.epochs:.0f}" if live else ""))
-        if width >= WIDE:
-            cells.append(Text(number("loss", state.loss) if live else ""))
-        cells.append(Text(share("acc." if width < WIDE else "accuracy", state.accuracy)))
-        cells.append(Text(share("ASR", state.asr)))
-        if width >= WIDE:
-            known = archive(state.spec)
-            rate = state.pairs_per_second
-            speed = f"{rate:,.0f} pairs/s" if rate else ""
-            cells.append(Text(speed if live else archived(known)))
-        for cell in cells:
-            cell.no_wrap = True
-            cell.overflow = "ellipsis"
-        table.add_row(*cells)
-    return table
-
-
-def number(name: str, value: float | None) -> str:
-    """A value in three digits behind its name; nothing where there is none."""
-    return "" if value is None else f"{name} {value:.3g}"
-
-
-def share(name: str, value: float | None) -> str:
-    """A share as percent behind its name; nothing where there is none."""
-    return "" if value is None else f"{name} {value:.1%}"
-
-
-def archived(known: Ends | None) -> str:
-    """What the archived seeds have at the end of such a run."""
-    return "" if known is None else f"(archive: {known.accuracy:.1%}, {known.asr:.1%})"
+def share(value: float | None) -> str:
+    """A share as percent; nothing where there is none."""
+    return "" if value is None else f"{value:.1%}"
 
 
 def finished_line(state: RunState, archive: Archive) -> str:
-    """A line about a run that has ended."""
-    values = [share("accuracy", state.accuracy), share("ASR", state.asr)]
-    said = ", ".join(filter(None, values))
-    line = f"{state.state}: {state.spec.stage} {state.name}: {said}"
-    more = [archived(archive(state.spec)), state.reason]
-    return " ".join([line, *filter(None, more)])
+    """A line about a run that has ended, with what the archived seeds have at its end."""
+    line = f"{state.state}: {state.spec.stage} {state.name}"
+    if state.accuracy is not None and state.asr is not None:
+        line += f": accuracy {state.accuracy:.1%}, ASR {state.asr:.1%}"
+    if known := archive(state.spec):
+        of = f"mean of {known.seeds} archived seeds"
+        line += f" ({of}: {known.accuracy:.1%}, {known.asr:.1%})"
+    return f"{line} {state.reason}".strip()
 
 
-def summary_line(view: View) -> str:
-    """A line about the whole."""
-    return f"{view.title}: {counts(view)}; {times(view)}"
+class Board:
+    """Draws what `look` sees: a table that redraws on a terminal, lines elsewhere."""
+
+    def __init__(
+        self, watched: Watched, look: Callable[[], View], said: Callable[[], list[str]] = list
+    ) -> None:
+        """`said` gives lines to print that were said since it was called last."""
+        self.watched = watched
+        self.look = look
+        self.said = said
+        self.console = Console(highlight=False, markup=False, emoji=False)
+        self.archive: Archive | None = None
+        self.shown: set[str] | None = None
+        self.printed = 0.0
+        self.stage = ""
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the output is a terminal that can move its cursor."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def run(self, stop: threading.Event) -> None:
+        """Draw until `stop` is set, and once more then."""
+        # Nothing of what goes wrong here is worth the runs: a full disk, a closed terminal.
+        try:
+            try:
+                self._draw(stop)
+            except OSError:
+                # The reader of the output has gone. What is said is still noted.
+                silence()
+                self.console = Console(file=sys.stdout)
+                self._draw(stop)
+        except Exception as error:
+            with suppress(OSError):
+                name = type(error).__name__
+                print(f"repro: the board ended ({name}: {error}); the runs go on", file=sys.stderr)
+
+    def _draw(self, stop: threading.Event) -> None:
+        if not self.redraws:
+            while not stop.wait(LOOK_SECONDS):
+                self.lines()
+            self.lines()
+            return
+        # What others print in this process goes above the table.
+        with Live(console=self.console, auto_refresh=False, transient=True) as live:
+            ended = False
+            while not ended:
+                ended = stop.wait(LOOK_SECONDS)
+                # Live writes nothing to a terminal that was closed, and says nothing of it.
+                if not self.redraws:
+                    raise OSError("the terminal was closed")
+                if view := self.news():
+                    live.update(table(view, self.console.size.height), refresh=True)
+
+    def lines(self) -> None:
+        """Print what is new, and the whole once a minute."""
+        view = self.news()
+        if view is None:
+            return
+        if view.stage != self.stage:
+            self.stage = view.stage
+            if view.stage:
+                self.say(f"{view.title}: stage {view.stage}")
+        now = time.monotonic()
+        if now - self.printed >= LINE_SECONDS:
+            self.printed = now
+            self.say(summary_line(view))
+            for state in view.states:
+                if state.state == "running" and state.warning:
+                    self.say(f"warning: {state.name}: {state.warning}")
+        self.console.file.flush()
+
+    def news(self) -> View | None:
+        """Print what was said and which runs have ended since the last look; returns this one, or
+        None where the machine refuses it, as by a full disk.
+        """
+        view = None
+        lines: list[str] = []
+        with suppress(OSError):
+            view = self.look()
+        with suppress(OSError):
+            lines = self.said()
+        for line in lines:
+            self.say(line)
+        if view is None:
+            return None
+        ended = {state.name: state for state in view.states if state.state in ("done", "failed")}
+        # Those of earlier calls are no news.
+        for name in ended.keys() - (self.shown if self.shown is not None else ended.keys()):
+            if self.archive is None:
+                self.archive = archive_of_profile(self.watched.profile.name)
+            self.say(finished_line(ended[name], self.archive))
+        self.shown = set(ended)
+        return view
+
+    def say(self, line: str) -> None:
+        """Print a line as it is, however long; above the table if there is one."""
+        self.console.print(line, soft_wrap=True)
+
+
+def silence() -> None:
+    """Send what this process still prints nowhere: the reader of its output has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def drawing(board: Board) -> Iterator[None]:
+    """Have the board drawn inside the block."""
+    stop = threading.Event()
+    thread = threading.Thread(target=board.run, args=(stop,), name="board")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        # However long it takes: Python aborts where a thread is left inside a library at the end.
+        thread.join()
+
+
+@contextmanager
+def watching(watched: Callable[[], Watched]) -> Iterator[None]:
+    """Draw the runs that the block makes, unless a call of `reproduce` draws them."""
+    if CALLER in os.environ:
+        yield
+        return
+    runs = watched()
+    count_model(runs.profile)
+    began = time.time()
+    with drawing(Board(runs, lambda: runs.look(began))):
+        yield

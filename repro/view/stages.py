@@ -8,7 +8,7 @@ from repro.launch import driver
 from repro.spec import Dataset, Objective, SpecError, Stage
 from repro.study import run
 from repro.study.spec import load_study, study_names
-from repro.view.watch import watching
+from repro.view.board import watching
 from repro.view.watched import Watched
 
 

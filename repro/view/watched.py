@@ -1,15 +1,12 @@
 """What is watched: the runs of a profile or of a study, and the call of `reproduce` around them."""
 
-import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from repro.files import is_held, read_json, replace_json
-from repro.launch import slurm
 from repro.names import DATASETS, GRAPH_OBJECTIVES
 from repro.profile import (
     graph_profile,
@@ -18,20 +15,17 @@ from repro.profile import (
     runs_of,
 )
 from repro.runs.layout import RESULTS, WORK, model_dir
-from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 from repro.study.models import TRAINED
 from repro.study.spec import Study, lenders, load_study, study_profiles, study_runs
 from repro.view.archive import whole_runs
 from repro.view.remaining import Remaining, Stages
-from repro.view.states import Carrier, Jobs, RunState, State, key_of, read_states
+from repro.view.states import RunState, State, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
 CALL_LOCK = Path(".dvc/tmp/profile.lock")
 """Held while `reproduce` runs in this folder."""
-JOBS_SECONDS = 10.0
-"""Least time between two questions to Slurm."""
 
 
 @dataclass
@@ -111,8 +105,6 @@ class Watched:
         """Variants and keys of runs that an archive has."""
         self.lent: set[str] = set()
         """Keys of pre-trainings that are made for this study, under the name of another."""
-        self.jobs: Jobs = {}
-        self.asked = 0.0
 
     @classmethod
     def of_profile(cls, name: str) -> Self:
@@ -158,35 +150,30 @@ class Watched:
 
     def look(self, began: float | None = None) -> View:
         """State of every run and time left; `began` is the start of a call but `reproduce`'s."""
-        self._ask_slurm()
-        states = read_states(self.runs, self.results, self.jobs)
+        states = read_states(self.runs, self.results)
         for state, (spec, key) in zip(states, self.runs, strict=True):
             made = (spec.variant, key) in self.archived
             made |= key in self.lent and model_dir(spec).exists()
             if state.state == "waiting" and made:
                 state.state = "done"
         if call := self._call():
-            left = self._seconds(states, call.began, self.stages, call.stages)
+            left = self._seconds(states, self.stages, call.stages)
             stage = call.stage_under_way(len(self.stages))
             return View(self.title, states, call.began, left or None, stage)
 
-        left = self._seconds(states, began)
+        left = self._seconds(states)
         runs_on = any(state.state in ("running", "queued") for state in states)
         return View(self.title, states, began, left if runs_on and left else None)
 
     def _seconds(
-        self,
-        states: list[RunState],
-        began: float | None,
-        names: Sequence[str] = (),
-        stages: Stages | None = None,
+        self, states: list[RunState], names: Sequence[str] = (), stages: Stages | None = None
     ) -> float:
         """Seconds that are left. A training counts once, also where variants share it."""
         once: dict[str, RunState] = {}
         for state, (_, key) in zip(states, self.runs, strict=True):
             if key not in once or once[key].share < state.share:
                 once[key] = state
-        left = self.remaining.seconds(list(once.values()), names, stages, began)
+        left = self.remaining.seconds(list(once.values()), names, stages)
         for state, (_, key) in zip(states, self.runs, strict=True):
             state.left = once[key].left
         return left
@@ -204,23 +191,6 @@ class Watched:
         fast = Remaining(self.profile, slow=0.0)
         slow = Remaining(self.profile, slow=1.0)
         return fast.seconds(states, self.stages), slow.seconds(states, self.stages)
-
-    def _ask_slurm(self) -> None:
-        """Ask for this folder's jobs, where it has submitted some."""
-        name = slurm.job_name()
-        if not (WORK / "jobs" / name).is_dir() or time.monotonic() - self.asked < JOBS_SECONDS:
-            return
-        self.asked = time.monotonic()
-        with suppress(LaunchError):
-            live = slurm.live_jobs(name)
-            if live is None:
-                return
-            jobs: dict[str, Carrier] = {}
-            for job in live:
-                state: Literal["queued", "running"]
-                state = "running" if job.state == "running" else "queued"
-                jobs |= dict.fromkeys(job.runs, Carrier(state, job.where))
-            self.jobs = jobs
 
 
 def _lent(study: Study, due: list[RunSpec]) -> list[RunSpec]:

@@ -11,10 +11,8 @@ import pytest
 
 from repro.launch import slurm
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.layout import RESULTS
 from repro.runs.run import LaunchError
 from repro.spec import Profile
-from repro.view import watched
 from tests.support.launch import Launch, published, start_driver, started, tracked
 from tests.support.processes import wait_for
 from tests.support.slurm import Cluster, needs_slurm, running_cluster
@@ -122,31 +120,6 @@ def test_a_job_that_slurm_has_not_looked_at_has_no_reason(monkeypatch: pytest.Mo
     answer = SimpleNamespace(returncode=0, stdout=lines)
     monkeypatch.setattr(slurm, "_slurm", lambda command: answer)
     assert [job.where for job in slurm.live_jobs("any") or ()] == ["", "Resources", "n1"]
-
-
-def test_status_has_the_schedulers_reason_and_then_the_node(
-    root: Path, profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the folder and the queue alone: the driver is another process."""
-    Path("specs").symlink_to(root / "specs")
-    monkeypatch.setattr(watched, "JOBS_SECONDS", 0.0)
-    monkeypatch.setenv("REPRO_SBATCH", "--cpus-per-task=1 --mem=100 --hold")
-    [spec] = specs = clean_runs(profile)[:1]
-    seen = watched.Watched("test", profile, specs, RESULTS, graph=False)
-    assert seen.look().states[0].state == "waiting"
-    driver = start_driver(specs, {spec.run_id: "wait"})
-
-    def state() -> tuple[str, str]:
-        [of] = seen.look().states
-        return of.state, of.where
-
-    wait_for(lambda: state() == ("queued", "JobHeldUser"), 120)
-    subprocess.run(["scontrol", "release", f"jobname={slurm.job_name()}"], check=True)
-    wait_for(lambda: state()[0] == "running" or started(), 120)
-    Path("go").touch()
-    assert driver.communicate(timeout=120)
-    assert driver.returncode == 0
-    assert state()[0] == "done"
 
 
 def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,25 +17,23 @@ from rich.text import Text
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.study.archive import read_archive
 from repro.study.spec import archive_of
-from repro.view import watch
+from repro.view import board as board_module
 from repro.view.archive import Ends, archive_of_profile
-from repro.view.board import block, duration, finished_line, summary_line
+from repro.view.board import Board, drawing, duration, finished_line, summary_line, table
 from repro.view.states import RunState
-from repro.view.watch import Board, drawing
 from repro.view.watched import View, Watched
 
-SIZES = [(120, 30), (80, 24), (64, 10), (20, 8), (5, 3), (1, 1)]
+SIZES = [(160, 40), (80, 24), (64, 12), (20, 8), (5, 3), (1, 1)]
 
 
 def a_view(now: float | None = None) -> View:
     """Six runs: a model that is done, one that learns no backdoor, four cleanings."""
-    profile = load_profile("smoke")
+    profile = load_profile("mini")
     states = [RunState(spec) for spec in [*pretrain_runs(profile)[:2], *clean_runs(profile)[:4]]]
     done, odd, running, failed, queued, _ = states
     done.state = "done"
     done.step = 8
     done.total_steps = 8
-    done.ended = 5.0
     done.accuracy = 0.345
     done.asr = 0.912
     odd.state = "running"
@@ -53,12 +51,7 @@ def a_view(now: float | None = None) -> View:
     failed.state = "failed"
     failed.reason = "loss is nan after step 2 of 3"
     queued.state = "queued"
-    queued.where = "Priority"
-    return View("smoke, seed 0", states, began=(now or time.time()) - 600, left=1200.0)
-
-
-def no_archive(spec: object) -> None:
-    return None
+    return View("mini, seed 0", states, began=(now or time.time()) - 600, left=1200.0)
 
 
 def picture(width: int, height: int, **settings: bool) -> list[str]:
@@ -66,27 +59,25 @@ def picture(width: int, height: int, **settings: bool) -> list[str]:
         file=io.StringIO(), width=width, height=height, force_terminal=True, **settings
     )
     with console.capture() as caught:
-        console.print(block(a_view(), no_archive, width, height), end="")
+        console.print(table(a_view(), height), end="")
     return caught.get().splitlines()
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_block_fits_every_terminal(width: int, height: int) -> None:
+def test_the_table_fits_every_terminal(width: int, height: int) -> None:
     lines = picture(width, height, no_color=True, legacy_windows=False)
-    assert len(lines) <= max(height - 1, 2)
+    assert len(lines) <= max(height - 1, 1)
     assert all(Text.from_ansi(line).cell_len <= width for line in lines)
 
 
-def test_a_wide_block_has_the_whole_and_every_number_of_a_run() -> None:
-    text = "\n".join(picture(140, 30, no_color=True))
+def test_a_wide_table_has_the_whole_and_every_number_of_a_run() -> None:
+    text = "\n".join(picture(170, 30, no_color=True))
     for part in (
-        "pre-train 1/2 · clean 0/4 · 1 failed · 1 queued · in the queue: Priority",
         "about 20 min left (ends ",
-        ", 10 min gone",
-        "epoch 0/1",
-        "loss 2.35",
-        "accuracy 34.5%",
-        "ASR 91.2%",
+        ", 10 min gone; pre-train 1/2 · clean 0/4 · 1 failed · 1 queued",
+        "0.3/",
+        "2.35",
+        "25.0%",
         "1,234 pairs/s",
         "ASR 1.0% after half of pre-training: the backdoor is not taking",
         "loss is nan after step 2 of 3",
@@ -94,8 +85,8 @@ def test_a_wide_block_has_the_whole_and_every_number_of_a_run() -> None:
         assert part in text, part
 
 
-def test_a_narrow_block_has_the_time_left() -> None:
-    assert any("about 20 min left" in line for line in picture(20, 10))
+def test_a_narrow_table_begins_with_the_time_left() -> None:
+    assert picture(40, 10, no_color=True)[0].startswith("\x1b[1mmini, seed 0: about 20 min left")
 
 
 def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +99,12 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_say_the_same_where_there_is_no_terminal() -> None:
     view = a_view()
     done = view.states[0]
-    assert finished_line(done, lambda spec: Ends(0.3, 0.9)) == (
-        "done: pretrain cc3m-mmcl seed 0: accuracy 34.5%, ASR 91.2% (archive: 30.0%, 90.0%)"
-    )
-    assert summary_line(view).startswith("smoke, seed 0: pre-train 1/2 · clean 0/4 · 1 failed")
-    nothing = View("smoke", view.states, began=None, left=None)
-    assert summary_line(nothing).endswith("nothing runs; 2 runs are to be made")
+    of = f"done: pretrain {done.name}: accuracy 34.5%, ASR 91.2%"
+    said = finished_line(done, lambda spec: Ends(0.3, 0.9, 10))
+    assert said == f"{of} (mean of 10 archived seeds: 30.0%, 90.0%)"
+    assert summary_line(view).endswith("pre-train 1/2 · clean 0/4 · 1 failed · 1 queued")
+    nothing = View("mini", view.states, began=None, left=None)
+    assert summary_line(nothing).startswith("mini: nothing runs; 2 runs are to be made; ")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +122,7 @@ def board(look: object) -> Board:
 def test_an_error_of_the_board_ends_the_board_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(board_module, "LOOK_SECONDS", 0.01)
 
     def broken() -> View:
         raise KeyError("a bug")
@@ -144,7 +135,7 @@ def test_an_error_of_the_board_ends_the_board_alone(
 def test_a_look_that_the_machine_refuses_silences_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(board_module, "LOOK_SECONDS", 0.01)
     looks = []
 
     def refused_once() -> View:
@@ -163,7 +154,7 @@ def test_a_look_that_the_machine_refuses_silences_nothing(
 
 def test_no_thread_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python aborts at its end where one is inside a library then."""
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(board_module, "LOOK_SECONDS", 0.01)
 
     def slow() -> View:
         time.sleep(0.3)
@@ -188,19 +179,19 @@ def test_what_others_end_is_news_and_what_was_there_is_none(
             stop.set()
         return view
 
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(board_module, "LOOK_SECONDS", 0.01)
     board(look).run(stop)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["smoke, seed 0", "warning", "done"]
+    assert [line.split(":")[0] for line in lines] == ["mini, seed 0", "warning", "done"]
 
 
 CALL = """
 import os, time
-from repro.view import watch
+from repro.view import board
 from repro.view.watched import View, Watched
-watch.LOOK_SECONDS = watch.LINE_SECONDS = 0.02
+board.LOOK_SECONDS = board.LINE_SECONDS = 0.02
 runs = Watched.of_profile("smoke")
-with watch.drawing(watch.Board(runs, runs.look)):
+with board.drawing(board.Board(runs, runs.look)):
     # Until the board has met the closed output.
     while os.fstat(1).st_rdev != os.stat(os.devnull).st_rdev:
         time.sleep(0.01)
