@@ -2,7 +2,7 @@
 
 import csv
 import io
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -18,15 +18,18 @@ PUBLISHED = ("specs", "results/studies", "results/replicates", "docs", "dvc.lock
 """What a fresh checkout has of what a report is made of."""
 
 
-def of_archives(root: Path, folder: Path) -> list[Digits]:
+@pytest.fixture(scope="module")
+def archived(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Digits]:
     """Of reports from the archives alone, and of the texts beside them."""
+    folder = tmp_path_factory.mktemp("archived")
     (folder / "results").mkdir()
     for name in PUBLISHED:
         (folder / name).symlink_to(root / name)
     found = []
-    for profile in ("mini", "midi"):
-        build(evidence_of(load_profile(profile)), folder / profile, latex_too=False)
-        found += of_report(profile, folder / profile)
+    with chdir(folder):
+        for profile in ("mini", "midi"):
+            build(evidence_of(load_profile(profile)), folder / profile, latex_too=False)
+            found += of_report(profile, folder / profile)
     for name in ("README.md", "docs/findings.md"):
         found += of_markdown(name, (root / name).read_text(encoding="utf-8"))
     return found
@@ -41,18 +44,10 @@ def of_synthetic(folder: Path) -> list[Digits]:
     return [*found, *of_markdown("synthetic", printed.getvalue())]
 
 
-@pytest.mark.slow
 def test_no_number_of_a_kept_table_moves(
-    root: Path,
-    copy: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    archived: list[Digits], copy: Path, request: pytest.FixtureRequest
 ) -> None:
-    found = of_synthetic(copy)
-    monkeypatch.chdir(tmp_path)
-    found += of_archives(root, tmp_path)
-
+    found = [*archived, *of_synthetic(copy)]
     if request.config.getoption("--update"):
         with GOLDEN.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
