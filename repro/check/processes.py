@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repro.check.noise import SCALES, Check, Scale, Trainee, batch, noise_run
 from repro.check.training import TOLERANCES, WITHOUT_INDUCTOR, distance, gradients
-from repro.data.memory import cores
+from repro.data.memory import cores, devices
 from repro.files import replace_json
 from repro.launch.jobs import Job, write_job
-from repro.launch.places import Place, devices
+from repro.launch.places import Place
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
 from repro.runs.layout import WEIGHTS

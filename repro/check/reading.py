@@ -16,8 +16,8 @@ import numpy as np
 from repro.check.noise import Check, Scale, known_device
 from repro.data.images import decode_image
 from repro.data.index import StoreError
-from repro.data.memory import cores
-from repro.launch.places import devices, loader_workers
+from repro.data.memory import cores, devices
+from repro.launch.places import loader_workers
 from repro.plan.assumptions import DeviceName, load_assumptions
 from repro.plan.counted import counts_of
 from repro.plan.forecast import AUTHORS_GPUS, pair_seconds

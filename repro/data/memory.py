@@ -1,11 +1,12 @@
-"""The cores and the memory that a run may count on. The memory is that of the machine, of its
-control group, and at most REPRO_MEMORY_BYTES.
+"""The cores, the GPUs and the memory that a run may count on. The memory is that of the machine, of
+its control group, and at most REPRO_MEMORY_BYTES.
 
 A small REPRO_MEMORY_BYTES makes a run of toy size take the ways of a large one: images are decoded
 at every step, and the BatchNorm groups of a rank are taken one after another.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 LIMIT = "REPRO_MEMORY_BYTES"
@@ -19,6 +20,33 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def devices() -> list[str]:
+    """Visible CUDA devices, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        # Device files of GPUs have a number, nvidiactl and nvidia-uvm have none.
+        return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+    # To CUDA, an empty list or -1 hides all devices.
+    listed = [device.strip() for device in visible.split(",")]
+    return [device for device in listed if device not in ("", "-1")]
+
+
+def gpus_usable(promised: Sequence[str]) -> bool:
+    """Whether torch can use GPUs; RuntimeError where it cannot and some are promised."""
+    # Not at the top: most callers of this module do without it.
+    import torch
+
+    usable = torch.cuda.is_available()
+    if promised and not usable:
+        raise RuntimeError(
+            f"GPUs {', '.join(promised)} are there, but torch {torch.__version__} (for CUDA "
+            f"{torch.version.cuda}) cannot use them: install the build of torch that fits the "
+            "driver (nvidia-smi names its CUDA), or set CUDA_VISIBLE_DEVICES= to use the processor"
+        )
+    return usable
 
 
 def machine_memory() -> int:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.data.memory import devices
 from repro.events import JobFile
 from repro.files import replace_json
-from repro.launch.places import Place, devices, shared_places, whole_place
+from repro.launch.places import Place, shared_places, whole_place
 from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run

@@ -7,10 +7,9 @@ pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster each is a job (
 
 import os
 from itertools import cycle, islice
-from pathlib import Path
 from typing import NamedTuple
 
-from repro.data.memory import cores
+from repro.data.memory import cores, devices
 from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
 
@@ -51,18 +50,6 @@ class Place(NamedTuple):
     """Threads per rank."""
     nodes: int = 1
     """Machines that the ranks are spread over, evenly."""
-
-
-def devices() -> list[str]:
-    """Visible CUDA devices, found without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        # Device files of GPUs have a number, nvidiactl and nvidia-uvm have none.
-        return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-
-    # To CUDA, an empty list or -1 hides all devices.
-    listed = [device.strip() for device in visible.split(",")]
-    return [device for device in listed if device not in ("", "-1")]
 
 
 def count_from_environment(name: str, default: int, least: int = 1) -> int:

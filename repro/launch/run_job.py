@@ -15,11 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.data.memory import cores
+from repro.data.memory import cores, devices
 from repro.events import Event, JobFile, die_with_parent, say
 from repro.files import held, replace_json
 from repro.launch.jobs import Attempts
-from repro.launch.places import devices
 from repro.launch.torchrun import Torchrun
 from repro.runs.deliver import save_failure, save_record
 from repro.runs.run import Run

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from repro.data.memory import devices, gpus_usable
 from repro.data.shards import write_json
 from repro.data.stages import DATA, data_settings, is_absent, write_settings
 from repro.edits import unedited
@@ -14,6 +15,8 @@ from repro.spec import IconTask, Profile, ShardSource
 
 def data_stage(profile_name: str) -> None:
     """Build `data/<profile>`: stores of pairs and evaluation images, synonyms, credits, counts."""
+    # Before a day is spent on data that no training could use here.
+    gpus_usable(devices())
     profile = resolved_profile(profile_name)
     with unedited(resolved_file(profile_name), SPECS / "classnames"):
         make_data(profile, DATA / profile_name)

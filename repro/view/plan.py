@@ -1,6 +1,6 @@
 """`repro plan`: what a profile costs, in words; in numbers it is repro/plan/forecast.py's."""
 
-from repro.launch.places import devices
+from repro.data.memory import devices
 from repro.names import DATASETS
 from repro.plan.assumptions import load_assumptions
 from repro.plan.counted import counts_of

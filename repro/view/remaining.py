@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from repro.data.memory import cores
-from repro.launch.places import count_from_environment, devices
+from repro.data.memory import cores, devices
+from repro.launch.places import count_from_environment
 from repro.plan.assumptions import load_assumptions
 from repro.plan.counted import counts_of
 from repro.plan.forecast import Forecast

@@ -147,7 +147,9 @@ def test_what_compiles_kernels_must_be_there(
     assert next(training.tools(TOY)).passed is None
 
 
-def test_rates_lie_where_plan_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_lie_where_plan_reads_them_though_a_check_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a GPU, whose rates are those of the arithmetic that profiles name."""
     path = tmp_path / "work" / "rates.json"
     monkeypatch.setattr(gpu_check, "MEASURED", path)
@@ -156,12 +158,12 @@ def test_rates_lie_where_plan_reads_them(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
     rates = {"tf32": {"image": 3e13, "text": 5e13, "evaluation": 2e13}}
     monkeypatch.setattr(gpu_check, "FLOPS", rates)
-    passed = Check("x", "y", True)
-    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([passed]))
+    failed = Check("x", "y", False)
+    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([failed]))
 
     ended = CliRunner().invoke(gpu_check.main, ["cache"])
 
-    assert ended.exit_code == 0
+    assert ended.exit_code == 1
     assert json.loads(path.read_bytes()) == {
         "device": "NVIDIA X",
         "memory_bytes": 80 * 10**9,

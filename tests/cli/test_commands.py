@@ -17,7 +17,7 @@ import pytest
 from repro import cli, spec
 from repro.__main__ import main
 from repro.cli import EXIT, commands, report_error, run
-from repro.launch.places import devices
+from repro.data.memory import devices
 from repro.ledger import LedgerError
 from repro.names import GRAPH_OBJECTIVES
 from repro.profile import profile_names, read_yaml

@@ -13,12 +13,13 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES, get_tokenizer
 
 from repro.evaluate import zero_shot
-from repro.evaluate.folded import fold
+from repro.evaluate.folded import FoldedTower, fold
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, evaluating, predict
 from repro.profile import load_profile
 from repro.spec import Trigger
 from repro.train.build import build_model
+from repro.train.loop import MOST_GRAPHS
 from repro.train.process import distributed
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
 from tests.support.ranks import on_ranks, one_thread
@@ -131,6 +132,22 @@ def test_a_folded_and_compiled_tower_is_the_model_to_rounding(
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
     # The model itself is as it was.
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def test_folded_towers_of_a_process_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process evaluates more models than it may have graphs, beyond which it would end."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", MOST_GRAPHS)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.utils.counters.clear()
+    model = build_model(SMOKE.pretrain.model, 3, "fp32").eval()
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        for number in range(MOST_GRAPHS + 2):
+            tower = FoldedTower(model.visual, 4)  # type: ignore[arg-type]
+            assert len(tower.encode_image(pixels[: 1 + number % 3])) == 1 + number % 3
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_an_error_between_batches_ends_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """docs/a100.md as it is typed: each block runs, with stand-ins for downloads and trainings."""
 
+import io
 import os
 import re
 import subprocess
+import tarfile
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +47,50 @@ def calls(root: Path, tmp_path: Path) -> list[str]:
         subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=os.environ | first, check=True)
     assert (tmp_path / "Train_GCC-training.tsv").read_text().startswith("caption\turl\n")
     return (tmp_path / "calls").read_text().splitlines()
+
+
+MOGRIFY = """#!/bin/bash
+status=0
+for file in "${@: -1}" "$@"; do
+    case $file in
+        *faulty.jpg) status=1 ;;
+        *.jpg) echo smaller > "$file" ;;
+    esac
+done
+exit $status
+"""
+
+
+def test_shards_are_encoded_anew_but_for_faulty_images(root: Path, tmp_path: Path) -> None:
+    """With a stand-in for ImageMagick, which goes on after a file that it cannot read."""
+    (block,) = (block for block in blocks(root) if "mogrify" in block)
+    for folder in ("bin", "incoming/cc3m", "scratch"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bin/mogrify").write_text(MOGRIFY)
+    (tmp_path / "bin/mogrify").chmod(0o755)
+    names = ["a-faulty.jpg", "a-faulty.txt", "b.jpg", "b.txt"]
+    shards = [tmp_path / f"incoming/cc3m/cc3m-train-{number}.tar" for number in range(2)]
+    for shard in shards:
+        with tarfile.open(shard, "w") as tar:
+            for name in reversed(names):
+                info = tarfile.TarInfo(name)
+                info.size = 6
+                tar.addfile(info, io.BytesIO(b"larger"))
+
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "TMPDIR": f"{tmp_path}/scratch"}
+    command = ["bash", "-euc", block]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("some images stay as they are") == 2
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            assert tar.getnames() == names
+            contents = [tar.extractfile(name).read() for name in names]  # type: ignore[union-attr]
+        assert contents == [b"larger", b"larger", b"smaller\n", b"larger"]
+    assert not [*(tmp_path / "scratch").iterdir()]
+    assert sorted((tmp_path / "incoming/cc3m").iterdir()) == shards
 
 
 def test_each_call_is_one_that_the_project_has(root: Path, calls: list[str]) -> None:

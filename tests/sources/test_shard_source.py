@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import savemat
 
 from repro.data.shards import PairStore, StoreError
@@ -17,6 +18,7 @@ from repro.profile import load_profile
 from repro.sources.shards.build import build_external, select
 from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, UNPACKED, validation_images
 from repro.sources.shards.tars import index_shards
+from repro.sources.stage import data_stage
 from repro.spec import Profile, ShardSource, SpecError
 from tests.support.tars import pair, png, write_tar
 
@@ -68,6 +70,15 @@ def with_data(profile: Profile, **changes: Any) -> Profile:
 def accounting_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "accounting.json").read_text())
     return content
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a usable GPU")
+def test_gpus_that_torch_cannot_use_end_the_data_stage(tmp_path, monkeypatch):
+    """As behind too old a driver: before a day is spent on data that nothing trains on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(RuntimeError, match="GPUs 0 are there, but torch"):
+        data_stage("paper")
 
 
 def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):

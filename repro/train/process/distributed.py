@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from repro.data.memory import gpus_usable
+
 TIMEOUT = timedelta(minutes=10)
 """Longest wait of a rank for another: at most a compilation or the rest of a checkpoint's write."""
 
@@ -64,18 +66,6 @@ def start(promised: Sequence[str] = ()) -> torch.device:
         # barriers know where to wait.
         dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
     return device
-
-
-def gpus_usable(promised: Sequence[str]) -> bool:
-    """Whether torch can use GPUs; RuntimeError where it cannot and some are promised."""
-    usable = torch.cuda.is_available()
-    if promised and not usable:
-        raise RuntimeError(
-            f"GPUs {', '.join(promised)} are there, but torch {torch.__version__} (for CUDA "
-            f"{torch.version.cuda}) cannot use them: install the build of torch that fits the "
-            "driver (nvidia-smi names its CUDA), or set CUDA_VISIBLE_DEVICES= to use the processor"
-        )
-    return usable
 
 
 def stop() -> None:
