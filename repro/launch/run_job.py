@@ -57,23 +57,10 @@ def read_job(path: Path) -> JobFile:
 
 
 def _recorder() -> "Recorder":
-    """Records with copies on the tracking server, if there is one."""
     # Not at the top: Sacred loads while the ranks do.
     from repro.tracking.record import Recorder
-    from repro.tracking.server.embedded import TrackingError, server_url
 
-    try:
-        url = server_url()
-    except TrackingError as error:
-        say(f"tracking: {error}; records are kept on disk")
-        url = None
-    if url is None:
-        return Recorder(lambda folder: None)
-
-    # Half of the time that this process takes to start, so only where there is a server.
-    from repro.tracking.server.copies import Copier
-
-    return Recorder(Copier(url).copy)
+    return Recorder()
 
 
 def _run_all(path: Path, job: JobFile, runs: dict[str, Run]) -> None:

@@ -1,8 +1,6 @@
 """Sacred's file observer, with files that are replaced whole and a lock while the process lives."""
 
-import fcntl
 import json
-import os
 import shutil
 import sys
 import threading
@@ -10,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
@@ -52,8 +51,9 @@ class FileObserver(FileStorageObserver):
         # Locked before it says RUNNING, or another process would take it for one of a killed run.
         super()._make_run_dir(number)  # type: ignore[no-untyped-call]
         assert self.dir is not None
-        self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(self.alive, fcntl.LOCK_EX)
+        # Of the process, not of a thread: Sacred calls from two.
+        self.alive = FileLock(Path(self.dir, ALIVE), thread_local=False, fallback_to_soft=False)
+        self.alive.acquire()
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
         """Append the new points to POINTS: a run of days has megabytes of them."""
@@ -78,7 +78,7 @@ class FileObserver(FileStorageObserver):
         if self.dir:
             if self.points:
                 self.save_json(self.points, "metrics.json")
-            os.close(self.alive)
+            self.alive.release()
 
     def save_json(self, obj: Any, filename: str) -> None:
         """Replace a JSON file of the record; at the end METRICS takes the place of POINTS."""
@@ -138,15 +138,3 @@ def _add(points: Points, new: Points) -> None:
         kept = points.setdefault(name, {"values": [], "steps": [], "timestamps": []})
         for column, values in kept.items():
             values += series[column]
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether a process still writes this record; True where that cannot be determined."""
-    try:
-        with (folder / ALIVE).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

@@ -39,10 +39,8 @@ class RunFailed(RuntimeError):
 class Recorder:
     """Turns the events of a worker into records, one a run."""
 
-    def __init__(self, changed: Callable[[Path], None]) -> None:
-        """`changed` is called with the folder of a record at its start, evaluations and end."""
+    def __init__(self) -> None:
         commit, dirty = commit_state()
-        self.changed = changed
         self.about = {"environment": environment(), "commit": commit, "dirty": dirty}
 
     def record(
@@ -69,17 +67,12 @@ class Recorder:
         def name() -> str | None:
             return f"{run.spec.profile}/{Path(observer.dir).name}" if observer.dir else None
 
-        def update() -> None:
-            if observer.dir:
-                self.changed(Path(observer.dir))
-
         reason = ""
 
         # Sacred passes its run by this name.
         @experiment.main  # type: ignore[untyped-decorator]
         def follow(_run: Any) -> dict[str, Any]:
             nonlocal reason
-            update()
             replace_json(link, earlier | {"record": name()})
             final: dict[str, float] = {}
             whole = False
@@ -103,18 +96,14 @@ class Recorder:
                     final = {metric: event["values"][metric] for metric in EVALUATED}
                     said = ", ".join(f"{metric} {value:.4f}" for metric, value in final.items())
                     say(f"step {event['step']}, epoch {event['epoch']:.2f}: {said}")
-                    update()
             reason = _run.info["reason"] = reason_of_end()
             raise RunFailed(reason)
 
         # A resumed run names the record of its earlier attempt.
         info = self.about | {"resumes": earlier.get("record")}
         options = {"--beat-interval": BEAT_SECONDS, "--loglevel": "CRITICAL"}
-        try:
-            with suppress(RunFailed):
-                experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
-        finally:
-            update()
+        with suppress(RunFailed):
+            experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
         return reason, name()
 
 

@@ -16,7 +16,7 @@ import pytest
 from repro.files import replace_file
 from repro.tracking import observer
 from repro.tracking.server import copies, embedded
-from repro.tracking.server.copies import Copier, connect, tracking
+from repro.tracking.server.copies import connect, tracking
 from repro.tracking.server.embedded import (
     TrackingError,
     embedded_state,
@@ -112,32 +112,25 @@ def test_status_counts_records(here: Path, capsys) -> None:
     assert lines == ["embedded server: not running", "records on disk: 1"]
 
 
-def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(copies, "TIMEOUT_MILLISECONDS", 200)
-    folder = record(watch=Copier("mongodb://127.0.0.1:1/x").copy)
-    assert read(folder / "run.json")["status"] == "COMPLETED"
-    messages = capsys.readouterr().out
-    assert messages.count("copies delayed: MONGO_URL: the server does not answer") == 1
-    assert "`python -m repro tracking backfill` copies what is left" in messages
-
-
 @needs_server
 class TestCopies:
     """With the embedded server."""
 
     def test_a_run_is_copied_while_it_goes_on_through_an_outage(self, url, database) -> None:
-        copier = Copier(url)
+        """By its files alone: what a lost server missed, the next copy brings."""
+        copied: dict[Path, object] = {}
 
         def outage(folder: Path) -> None:
-            copier.copy(folder)
+            copied[folder] = None
+            copies.backfill(database, copied)
             assert database.runs.find_one({})["status"] == "RUNNING"
             kill_server()
-            copier.copy(folder)
 
         folder = record(points=40, watch=outage)
         embedded.up(port_of(url))
-        copier.copy(record(profile="next"))
-        assert all(copies.state_of(path) == state for path, state in copier.copied.items())
+        copied[record(profile="next")] = None
+        copies.backfill(database, copied)
+        assert all(copies.state_of(path) == state for path, state in copied.items())
         run = database.runs.find_one({})
         assert run["status"] == "COMPLETED"
         assert run["config"]["learning_rate"] == 1e-3
@@ -286,8 +279,9 @@ class TestTeam:
 
     def test_runs_are_copied_to_it(self, here: Path, team: str) -> None:
         address = f"mongodb://{USER}:{SECRET}@{team}/sacred?authSource=admin"
-        Copier(address).copy(record())
+        record()
         with connect(address) as database:
+            copies.backfill(database)
             assert steps_on(database) == [list(range(5))]
 
     @pytest.mark.parametrize(

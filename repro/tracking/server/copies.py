@@ -1,8 +1,8 @@
 """Copies of file records on a MongoDB server, in the layout of Sacred's MongoObserver.
 
 Sacred drops its MongoObserver at the first failed call, and its calls cannot be repeated. Here the
-files are the truth, and `copy_record` may be repeated at any time, without a second copy: during
-the run, by `tracking backfill`, by Omniboard's command. The status is written last.
+files are the truth, and `copy_record` may be repeated at any time, without a second copy: by
+`tracking backfill`, and by Omniboard's command while it runs. The status is written last.
 """
 
 import json
@@ -18,8 +18,8 @@ from pymongo.database import Database
 from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError
 
 from repro.events import say
-from repro.files import replace_json
-from repro.tracking.observer import METRICS, POINTS, RECORDS, is_alive, points_of
+from repro.files import is_held, replace_json
+from repro.tracking.observer import ALIVE, METRICS, POINTS, RECORDS, points_of
 from repro.tracking.server import embedded
 from repro.tracking.server.embedded import DATABASE, TrackingError
 
@@ -157,7 +157,7 @@ def reap() -> None:
     for folder in records():
         with suppress(*UNREADABLE):
             # In this order: a run that ends in between has written how.
-            ended = not is_alive(folder)
+            ended = not is_held(folder / ALIVE)
             run = _read(folder / "run.json")
             if run.get("status") == "RUNNING" and ended:
                 run["status"] = "DEAD"
@@ -165,33 +165,6 @@ def reap() -> None:
                 run["stop_time"] = run.get("heartbeat") or run["start_time"]
                 replace_json(folder / "run.json", run)
                 say(f"{folder}: its process is gone, marked DEAD")
-
-
-class Copier:
-    """Copies the records of a job while these go on; an outage delays the copies."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.problem = ""
-        self.copied: dict[Path, object] = {}
-        """State of each record at its last copy (`backfill`)."""
-
-    def copy(self, folder: Path) -> None:
-        """Update the copy of this record, and of those before it that an outage has left behind."""
-        self.copied.setdefault(folder)
-        problem = ""
-        try:
-            with connect(self.url) as database:
-                for line in backfill(database, self.copied):
-                    say(f"tracking: {line}")
-        except (TrackingError, PyMongoError) as error:
-            problem = str(error) if isinstance(error, TrackingError) else type(error).__name__
-            if problem != self.problem:
-                say(
-                    f"tracking: copies delayed: {problem}; "
-                    "`python -m repro tracking backfill` copies what is left at the end"
-                )
-        self.problem = problem
 
 
 def tracking(action: str, port: int) -> None:
