@@ -19,12 +19,12 @@ from benchmarks.timing import processor_seconds
 from repro.data.index import Captions, Index
 from repro.data.poison import choose_rows
 from repro.data.shards import PairStore
-from repro.ledger import identity_of
+from repro.ledger import identity_of, rows_text
 from repro.profile import load_profile
 from repro.report.points import archived_runs, evaluations
 from repro.runs.deliver import is_delivered
 from repro.runs.layout import RESULTS, results_dir
-from repro.runs.published import ROWS, rows_text
+from repro.runs.published import ROWS
 from repro.runs.run import Run, fingerprint_of
 from repro.study.archive import ArchivedRun, read_archive, unpack_run, write_archive
 from repro.study.spec import archive_of, lacking, load_study

@@ -1,14 +1,13 @@
 """Schema of the results: one `Row` per evaluation and one `RunRecord` per run.
 
 Rows hold counts of evaluation images. Metrics, denominators and intervals are computed from them
-later, so a change of a metric never retrains. A running run appends its rows, with one bit per
-image, to `rows.jsonl` in its work folder (`append_row`); repro/runs/published.py publishes them.
+later, so a change of a metric never retrains. A running run appends its rows to `rows.jsonl` in its
+work folder (`append_row`); repro/runs/published.py publishes them.
 """
 
-import base64
-import json
 import math
 import os
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict
@@ -209,9 +208,10 @@ class RunRecord(BaseModel):
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""
     files: dict[str, str] = {}
-    """SHA-256 of what the run hands on: `rows.jsonl`, `bits.npz`; after pre-training also
-    `model.safetensors` and `optimizer.safetensors`, after a cleaning that worked
-    `cleaned.safetensors`. Empty in records that were made before there were hashes."""
+    """SHA-256 of what the run hands on: `rows.jsonl`; after pre-training also `model.safetensors`
+    and `optimizer.safetensors`, after a cleaning that worked `cleaned.safetensors`; in older
+    records `bits.npz`, which runs no longer leave. Empty in records from before there were hashes.
+    """
     num_rows: int = 0
     """Evaluations recorded."""
     last_step: int = 0
@@ -241,10 +241,10 @@ def identity_of(spec: RunSpec, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def count_bits(
+def count_outcomes(
     correct: NDArray[np.bool_], attacked: NDArray[np.bool_], is_target: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The counts of a row that follow from its bits, each (num_images,)."""
+    """The counts of a row that follow from the outcomes of its images, each (num_images,)."""
     return {
         "num_correct": int(correct.sum()),
         "num_attacked": int(attacked.sum()),
@@ -253,40 +253,20 @@ def count_bits(
     }
 
 
-class PendingRow(TypedDict):
-    """A line of `rows.jsonl` in the work folder."""
-
-    row: dict[str, Any]
-    correct: str
-    """Bits, eight a byte, in base64; so are the next two."""
-    attacked: str
-    is_target: str
-
-
-def append_row(
-    work_dir: Path,
-    row: Row,
-    correct: NDArray[np.bool_],
-    attacked: NDArray[np.bool_],
-    is_target: NDArray[np.bool_],
-) -> None:
-    """Append one evaluation to the running run's `rows.jsonl`, durably (fsync) and in one write.
-
-    `correct`, `attacked` and `is_target`: (N,).
-    """
-    content: PendingRow = {
-        "row": row.model_dump(),
-        "correct": encode_bits(correct),
-        "attacked": encode_bits(attacked),
-        "is_target": encode_bits(is_target),
-    }
+def append_row(work_dir: Path, row: Row) -> None:
+    """Append one evaluation to the running run's `rows.jsonl`, durably (fsync) and in one write."""
     with (work_dir / "rows.jsonl").open("ab") as file:
-        file.write(json.dumps(content).encode() + b"\n")
+        file.write(rows_text([row]))
         file.flush()
         os.fsync(file.fileno())
 
 
-def pending_rows(work_dir: Path, max_step: float = math.inf) -> list[PendingRow]:
+def rows_text(rows: Iterable[Row]) -> bytes:
+    """Content of `rows.jsonl`."""
+    return "".join(row.model_dump_json() + "\n" for row in rows).encode()
+
+
+def pending_rows(work_dir: Path, max_step: float = math.inf) -> list[Row]:
     """Rows appended so far, up to `max_step` (the last checkpoint's). A torn last line is left out.
 
     LedgerError names a line that is no row.
@@ -297,24 +277,20 @@ def pending_rows(work_dir: Path, max_step: float = math.inf) -> list[PendingRow]
 
     # After the last newline stands nothing, or what a killed process had begun to write.
     *lines, _torn = path.read_bytes().split(b"\n")
-    pending: list[PendingRow] = []
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            item: PendingRow = json.loads(line)
-            if item["row"]["step"] <= max_step:
-                pending.append(item)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            rows.append(Row.model_validate_json(line))
+        except ValueError:
             raise LedgerError(
                 f"{path}:{number}: damaged; delete {work_dir} to run it again"
             ) from None
-    return pending
+    return [row for row in rows if row.step <= max_step]
 
 
 def rewind_rows(work_dir: Path, max_step: int) -> None:
     """Forget rows after `max_step`: a resumed run evaluates them again."""
-    kept = pending_rows(work_dir, max_step)
-    lines = [json.dumps(item).encode() + b"\n" for item in kept]
-    replace_file(work_dir / "rows.jsonl", b"".join(lines))
+    replace_file(work_dir / "rows.jsonl", rows_text(pending_rows(work_dir, max_step)))
 
 
 def handed_on(work_dir: Path) -> dict[str, str]:
@@ -330,13 +306,3 @@ def cleaned_row(path: Path) -> Row | None:
             return Row.model_validate_json(file.metadata()["row"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-
-
-def encode_bits(bits: NDArray[np.bool_]) -> str:
-    """Eight bits a byte, the last byte filled with zeros, in base64."""
-    return base64.b64encode(np.packbits(bits).tobytes()).decode()
-
-
-def decode_bits(text: str) -> NDArray[np.uint8]:
-    """What `encode_bits` packed, still packed: (bytes,)."""
-    return np.frombuffer(base64.b64decode(text), dtype=np.uint8)

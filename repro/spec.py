@@ -80,7 +80,7 @@ class Switches(Spec):
     evaluation_triggers: Literal["fixed", "redrawn"]
     """One versioned trigger set for every evaluation, or a fresh draw per evaluation."""
     asr_denominator: Literal["all", "non_target"]
-    """Images counted in the headline ASR; the ledger's bits allow both."""
+    """Images counted in the headline ASR; the ledger's counts allow both."""
     schedule_offset: Literal["none", "one_epoch"]
     """The step at which the learning-rate schedule starts: 0, or one epoch in (warm-up skipped)."""
     optimizer_state: Literal["fresh", "restored"]

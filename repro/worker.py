@@ -239,7 +239,7 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
 
     distributed.barrier()
     if rank == 0:
-        steps = [item["row"]["step"] for item in pending_rows(work_dir)]
+        steps = [row.step for row in pending_rows(work_dir)]
         outcome = {
             **trained,
             **attempts,

@@ -72,7 +72,7 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
 
             folder = work / run.fingerprint
             outcome = json.loads((folder / "outcome.json").read_bytes())
-            rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
+            rows = [row.model_copy(update={"seconds": 0.0}) for row in pending_rows(folder)]
             yield Check(
                 f"{place.ranks} rank(s) end a run of {profile} in {attempts} attempt(s)",
                 f"{outcome['attempts']} attempt(s), {len(rows)} rows",

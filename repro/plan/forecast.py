@@ -43,7 +43,7 @@ STATE_BYTES = 12
 INDEX_BYTES = 250
 """Of a row in a store's index, caption included."""
 ROW_BYTES = 1000
-"""Of an evaluation in the ledger, bits aside."""
+"""Of an evaluation in the ledger."""
 STAGES = ("pretrain", "clean")
 
 
@@ -259,7 +259,7 @@ class Forecast:
             "cache": self._decoded_images() * decoded_bytes,
             "models": models * state + len(cleaned) * state // 3,
             "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
-            "results": evaluations * (ROW_BYTES + self.counts.num_images // 4),
+            "results": evaluations * ROW_BYTES,
         }
 
     def works_of(self, stage: str) -> list[Work]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from repro.ledger import IDENTITY, LedgerError, Row, RunRecord
 from repro.names import DEFENCES
-from repro.runs.published import BITS, RECORD, ROWS, read_results
+from repro.runs.published import RECORD, ROWS, read_results
 from repro.runs.run import place_of
 from repro.study.archive import read_archive
 
@@ -63,9 +63,7 @@ def read_runs(results: Path) -> Iterator[FinishedRun]:
     """Published runs below `results` in path order; LedgerError for one that cannot be used."""
     try:
         for folder, record, rows in read_results(results):
-            # A failed run may have written no bits, which is a state of its own to hash.
-            files = [folder / name for name in (RECORD, ROWS, BITS)]
-            contents = [path.read_bytes() if path.is_file() else b"" for path in files]
+            contents = [(folder / name).read_bytes() for name in (RECORD, ROWS)]
             hashes = b"".join(hashlib.sha256(content).digest() for content in contents)
             sha256 = hashlib.sha256(hashes).hexdigest()
             yield FinishedRun(folder.as_posix(), record, rows, sha256)

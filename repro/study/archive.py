@@ -1,7 +1,7 @@
 """The results of a study as one small file, for git: `results/studies/<name>.jsonl.gz`.
 
-One line a run: its record and its rows, without the columns that the record has too and without the
-bits. Equal runs give equal bytes.
+One line a run: its record and its rows, without the columns that the record has too. Equal runs
+give equal bytes.
 """
 
 import gc
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from repro.files import replace_file, replacing
-from repro.ledger import LedgerError, Row, RunRecord, identity_of
+from repro.ledger import LedgerError, Row, RunRecord, identity_of, rows_text
 from repro.runs.published import (
     ARCHIVED,
     RECORD,
     ROWS,
     read_record,
-    rows_text,
     write_record,
 )
 
@@ -131,8 +130,8 @@ def _read_line(line: str, where: str) -> ArchivedRun:
 
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
-    """Write an archived run as a published one without bits, unless the folder holds a run that was
-    made here, or this one.
+    """Write an archived run as a published one, unless the folder holds this one or a run that was
+    made here.
     """
     with suppress(LedgerError):
         there = read_record(folder / RECORD)

@@ -28,7 +28,7 @@ from repro.ledger import (
     RunOutcome,
     append_row,
     cleaned_row,
-    count_bits,
+    count_outcomes,
     identity_of,
     rewind_rows,
     sample_images,
@@ -294,10 +294,11 @@ class TrainingRun:
         finally:
             self.clock.lap("evaluate_seconds")
 
-        bits = predictions.correct, predictions.attacked, self.task.is_target
+        outcomes = predictions.correct, predictions.attacked, self.task.is_target
 
         def counts(images: NDArray[np.bool_]) -> dict[str, Any]:
-            return {"num_images": int(images.sum()), **count_bits(*(part[images] for part in bits))}
+            parts = (part[images] for part in outcomes)
+            return {"num_images": int(images.sum()), **count_outcomes(*parts)}
 
         seen, held_out = predictions.seen, predictions.seen & self.task.is_validation
         samples, steps = sample_images(len(seen)), max(progress.counted, 1)
@@ -316,7 +317,7 @@ class TrainingRun:
             validation=Counts(**counts(held_out)) if held_out.any() else None,
         )
         if distributed.rank() == 0:
-            append_row(self.task.work_dir, row, *bits)
+            append_row(self.task.work_dir, row)
             self.keep_cleaned(row)
         asr = row.asr(spec.switches.asr_denominator)
         self.emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})

@@ -186,8 +186,7 @@ def last_row(path: Path, changed: float) -> Row | None:
     with suppress(OSError):
         for line in reversed(path.read_bytes().splitlines()):
             with suppress(ValueError):
-                content = json.loads(line)
-                return Row.model_validate(content.get("row", content))
+                return Row.model_validate_json(line)
     return None
 
 

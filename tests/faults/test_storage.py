@@ -21,7 +21,7 @@ from repro.data.stages import make_poison
 from repro.files import building, file_sha256, replace_file
 from repro.ledger import LedgerError, Row, append_row, pending_rows
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.published import export_run, read_bits, read_run
+from repro.runs.published import export_run, read_run
 from repro.spec import Profile, SpecError
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
@@ -74,9 +74,8 @@ def publish(folder: Path, pairs: Path, seed: int) -> None:
     write_run(work, spec, [(0.1 * seed, 0.5)] * 6)
     run = next((work / "results").rglob("run.json")).parent
     record, rows = read_run(run)
-    bits = read_bits(run, rows[0].num_images)
-    for index, row in enumerate(rows):
-        append_row(work, row, bits["correct"][index], bits["attacked"][index], bits["is_target"])
+    for row in rows:
+        append_row(work, row)
     export_run(work, record, folder / "results")
     shutil.rmtree(work)
 
@@ -185,10 +184,10 @@ def some_rows(number: int) -> list[Row]:
 def test_only_the_last_row_of_a_running_run_may_be_torn(tmp_path: Path) -> None:
     """A kill tears the last line; damage in the middle must not make an evaluation vanish."""
     for row in some_rows(3):
-        append_row(tmp_path, row, *[np.zeros(row.num_images, bool)] * 3)
+        append_row(tmp_path, row)
     lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines)[:-4])
-    assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
+    assert [row.step for row in pending_rows(tmp_path)] == [0, 1]
     for damaged in (b"{", b"{}", b"null", b'{"row": 1}'):
         (tmp_path / "rows.jsonl").write_bytes(b"\n".join([lines[0], damaged, lines[2]]) + b"\n")
         with pytest.raises(LedgerError, match=r"rows\.jsonl:2: "):

@@ -41,7 +41,7 @@ def specs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[R
 def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
     """A run with images classified right and attacked after its last evaluations, not delivered."""
     run = finished_run(spec)
-    rows = [Row.model_validate(item["row"]) for item in pending_rows(run.work_dir)]
+    rows = pending_rows(run.work_dir)
     (run.work_dir / "rows.jsonl").unlink()
     counts = [(90, 90)] * (len(rows) - len(outcomes)) + [*outcomes]
     for row, (right, attacked) in zip(rows, counts, strict=True):
@@ -53,8 +53,7 @@ def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
             "num_target_attacked": 0,
         }
         row = row.model_copy(update=changes)
-        bits = [np.arange(IMAGES) < count for count in (right, attacked, 0)]
-        append_row(run.work_dir, row, *bits)
+        append_row(run.work_dir, row)
         keep_if_best(run.work_dir / CLEANED, row, spec)
     end(run)
     return run

@@ -75,7 +75,7 @@ def test_a_dataset_that_was_not_brought_has_no_runs(
     """Its stages leave the empty outputs that DVC wants, and those of the other do not train it."""
     asked: list[tuple[set[str], set[str]]] = []
 
-    def noted(specs: list[RunSpec], ahead: list[RunSpec], again: list[str]) -> None:
+    def noted(specs: list[RunSpec], ahead: list[RunSpec]) -> None:
         asked.append(({spec.dataset for spec in specs}, {spec.dataset for spec in ahead}))
 
     monkeypatch.setattr(driver, "run_all", noted)

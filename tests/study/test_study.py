@@ -248,7 +248,7 @@ def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
     ],
 )
 def test_impossible_counts_are_refused(archive: Path, change: dict[str, int], problem: str) -> None:
-    """An archive has no bits to count again."""
+    """The counts of a row are possible ones."""
     edit(archive, lambda item: item["rows"][-1].update(change))
     with pytest.raises(LedgerError, match=rf"again\.jsonl\.gz:1: not a run .*{problem}"):
         read_archive(archive)
@@ -390,7 +390,7 @@ def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> 
 
 
 def test_an_archived_run_without_the_hash_of_its_rows_is_refused(archive: Path) -> None:
-    """Its bits are not archived: nothing else could tell that a count was edited."""
+    """Nothing else could tell that a count was edited."""
 
     def unhashed(item: dict[str, Any]) -> None:
         more_correct(item)

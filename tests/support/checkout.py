@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def listed(root: Path) -> list[str]:
     """Files that git tracks or would track, in order."""
@@ -75,7 +73,7 @@ def sha256(content: bytes) -> str:
 
 
 def results(folder: Path, profile: str) -> dict[str, Any]:
-    """Stores and weights of a profile by hash; bits, and rows without times, of every run."""
+    """Stores and weights of a profile by hash, and rows without times of every run."""
     found: dict[str, Any] = {}
     for room in ("data", "poisoned", "models"):
         for path in sorted((folder / room / profile).rglob("*")):
@@ -85,11 +83,9 @@ def results(folder: Path, profile: str) -> dict[str, Any]:
     for path in sorted((folder / "results" / profile).rglob("rows.jsonl")):
         lines = path.read_text().splitlines()
         rows = [json.loads(line) | {"seconds": 0} for line in lines]
-        with np.load(path.with_name("bits.npz"), allow_pickle=False) as bits:
-            digests = {key: sha256(bits[key].tobytes()) for key in bits.files}
         record = json.loads(path.with_name("run.json").read_bytes())
         name = str(path.parent.relative_to(folder))
-        found[name] = record["status"], digests, rows
+        found[name] = record["status"], rows
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from repro.files import file_sha256
-from repro.ledger import Counts, RunRecord, append_row, count_bits, sample_images
+from repro.ledger import Counts, RunRecord, append_row, count_outcomes, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
@@ -69,12 +69,12 @@ def write_run(
         jitter = np.random.Generator(np.random.PCG64([step, int(name[:8], 16)]))
         correct = _pick(order, accuracy, jitter)
         attacked = _pick(order[::-1], asr, jitter)
-        bits = correct, attacked, is_target
-        held_out = count_bits(*(part[::3] for part in bits))
+        seen = correct, attacked, is_target
+        held_out = count_outcomes(*(part[::3] for part in seen))
         counts = {
             "num_images": IMAGES,
             "validation": Counts(num_images=len(is_target[::3]), **held_out),
-            **count_bits(*bits),
+            **count_outcomes(*seen),
         }
         samples = len(sample_images(IMAGES))
         classes = {"sample_classes": [0] * samples, "sample_classes_triggered": [1] * samples}
@@ -86,7 +86,7 @@ def write_run(
         rate = {"logit_scale": 20.0, "step_learning_rate": spec.schedule.learning_rate}
         loss = {"train_loss": None if step == 0 else {"loss": 1.0} | losses}
         row = row_of_run(spec, fingerprint, **counts, **classes, **place, **rate, **loss)
-        append_row(work, row, *bits)
+        append_row(work, row)
     model_hash = hashlib.sha256(f"{spec.model_name} {spec.seed}".encode()).hexdigest()[:16]
     model = {"model": model_hash} if spec.stage == "clean" else {}
     record = record_of(
@@ -162,11 +162,11 @@ def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]])
 
 
 def reseal(folder: Path, **changes: Any) -> None:
-    """Change fields of a published record, and make it fit the rows and bits beside it."""
+    """Change fields of a published record, and make it fit the rows beside it."""
     record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     lines = (folder / "rows.jsonl").read_bytes().splitlines()
     told = {
-        "files": {name: file_sha256(folder / name) for name in ("rows.jsonl", "bits.npz")},
+        "files": {"rows.jsonl": file_sha256(folder / "rows.jsonl")},
         "num_rows": len(lines),
         "last_step": json.loads(lines[-1])["step"],
     }

@@ -206,7 +206,7 @@ class Single(Pairs):
 def train_losses(folder: Path) -> list[dict[str, float]]:
     """Mean losses of each row of a run after the first, which no step precedes."""
     _, *rows = pending_rows(folder)
-    return [line["row"]["train_loss"] for line in rows]
+    return [row.train_loss for row in rows]
 
 
 def test_a_defence_may_push_off_the_start(toy: Callable[..., RunSpec], tmp_path: Path) -> None:

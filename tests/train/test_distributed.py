@@ -237,23 +237,22 @@ def test_rows_of_a_pretraining_are_those_of_its_saved_model(ranks: int, tmp_path
     folder = tmp_path / "run"
     folder.mkdir()
     on_ranks(ranks, pretraining, str(folder))
-    records = list(pending_rows(folder))
-    assert [record["row"]["step"] for record in records] == [0, 3, 4, 7, 8]
+    rows = pending_rows(folder)
+    assert [row.step for row in rows] == [0, 3, 4, 7, 8]
 
     spec = pretraining_spec()
     model = build_model(spec.model, 1, "fp32")
     seen = set()
-    for record in records:
-        row = record["row"]
-        model.load_state_dict(load_file(folder / f"{row['step']}.safetensors"))
+    for row in rows:
+        model.load_state_dict(load_file(folder / f"{row.step}.safetensors"))
         alone = predict(model, 0, 1)
-        assert row["num_correct"] == alone.correct.sum()
-        assert row["num_attacked"] == alone.attacked.sum()
+        assert row.num_correct == alone.correct.sum()
+        assert row.num_attacked == alone.attacked.sum()
         samples = sample_images(IMAGES)
-        assert row["sample_classes"] == alone.classes[samples].tolist()
-        assert row["sample_classes_triggered"] == alone.classes_triggered[samples].tolist()
-        seen.add(str(row["sample_classes"]))
-    assert len(seen) == len(records)  # training did change what is predicted
+        assert row.sample_classes == alone.classes[samples].tolist()
+        assert row.sample_classes_triggered == alone.classes_triggered[samples].tolist()
+        seen.add(str(row.sample_classes))
+    assert len(seen) == len(rows)  # training did change what is predicted
 
     model.load_state_dict(load_file(folder / "model.safetensors"))
     assert (predict(model, 0, 1).classes == alone.classes).all()

@@ -138,7 +138,7 @@ def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    return [Row.model_validate(record["row"]) for record in pending_rows(folder)]
+    return pending_rows(folder)
 
 
 def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(

@@ -144,8 +144,8 @@ def test_halves_of_the_ssl_term_are_shown_and_change_no_bit(tmp_path: Path) -> N
     _, *rows = pending_rows(tmp_path / "plain")
     _, *rows_shown = pending_rows(tmp_path / "shown")
     for item, other in zip(rows, rows_shown, strict=True):
-        losses = item["row"]["train_loss"]
-        with_halves = other["row"]["train_loss"]
+        losses = item.train_loss
+        with_halves = other.train_loss
         of_images = with_halves.pop("ssl_image")
         of_texts = with_halves.pop("ssl_text")
         assert with_halves == losses

@@ -34,7 +34,7 @@ from tests.support.short_run import (
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Rows as they were appended, without times."""
-    return [{**record["row"], "seconds": 0} for record in pending_rows(folder)]
+    return [row.model_dump() | {"seconds": 0} for row in pending_rows(folder)]
 
 
 @pytest.fixture(scope="module")
