@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from repro.spec import SpecError
 from repro.study.spec import load_study, study_names, study_profiles, varied
 
 PROFILES = ["authors", "midi", "mini", "night", "paper", "paper_lean", "rehearsal", "smoke"]
-Edit = Callable[..., Path]
 
 
 @pytest.fixture
@@ -72,29 +70,6 @@ def test_every_study_loads_with_its_defaults() -> None:
     assert [cell.learning_rates for cell in profile.clean.cells] == [rates] * 4
     assert not study.variants["twin_mmcl"].poisoned
     assert study.variants["confirmed"].poisoned
-
-
-def test_every_number_of_a_shipped_spec_has_a_source(root: Path) -> None:
-    """A line with a number has a note of its source, or its block does."""
-    note = re.compile(r"#.*(paper|code|assumed|study|first setting)")
-    silent = []
-    for name in set(PROFILES) - {"rehearsal"}:
-        covered: list[int] = []  # indents of the open blocks whose head carries a note
-        text = (root / "specs" / f"{name}.yaml").read_text(encoding="utf-8")
-        for number, line in enumerate(text.splitlines(), start=1):
-            # Text and names of sizes are no numbers.
-            body = re.sub(r'"[^"]*"|[12]00k|^ *\d:', "", line.split("#")[0])
-            indent = len(line) - len(line.lstrip())
-            if not body.strip():
-                # A note on a line of its own is for the rest of its block.
-                covered += [indent - 1] if indent and note.search(line) else []
-                continue
-            covered = [level for level in covered if level < indent]
-            if note.search(line):
-                covered.append(indent)
-            elif re.search(r"[:\[ ]-?\d", body) and not covered:
-                silent.append(f"{name}.yaml:{number}: {line.strip()}")
-    assert silent == []
 
 
 def test_a_profile_takes_from_the_one_that_it_extends_what_it_leaves_out(specs: Path) -> None:

@@ -61,6 +61,7 @@ REFUSED = {
     "a web page named .jpg": (b"<!DOCTYPE html><html>404</html>", "not_an_image"),
     "a cut JPEG": (saved(NOISE, "JPEG")[:900], "damaged"),
     "a cut PNG": (saved(NOISE, "PNG")[:900], "damaged"),
+    "70 million pixels": (png_header(10_000, 7_000), "too_many_pixels"),
     "100 million pixels": (png_header(10_000, 10_000), "too_many_pixels"),
     "4 billion pixels": (png_header(65_535, 65_535), "too_many_pixels"),
     "one row of 20,000": (saved(Image.new("RGB", (20_000, 1)), "PNG"), "too_elongated"),
@@ -114,25 +115,10 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
     assert (decode_image(grey, 4) == 0x80).all()
 
 
-def test_an_animation_gives_its_first_frame():
-    red = Image.new("RGB", (4, 4), "red")
-    blue = Image.new("RGB", (4, 4), "blue")
-    animation = {"save_all": True, "append_images": [blue]}
-    data = saved(red, "WEBP", lossless=True, **animation)
-    decoded = decode_image(data, 4)
-    assert (decoded == [255, 0, 0]).all()
-
-
 def test_exif_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     assert open_rgb(saved(NOISE, "JPEG", exif=exif)).size == NOISE.size
-
-
-def test_one_pixel_fills_the_square():
-    pixel = Image.new("RGB", (1, 1), (9, 8, 7))
-    decoded = decode_image(saved(pixel, "PNG"), 5)
-    assert (decoded == [9, 8, 7]).all()
 
 
 def test_an_image_of_the_right_size_comes_back_bit_for_bit():
@@ -158,12 +144,6 @@ def test_the_crop_is_torchvisions(size):
     resized = Resize(24, InterpolationMode.BICUBIC)(image)
     expected = CenterCrop(24)(resized)
     decoded = decode_image(saved(image, "PNG"), 24)
-    assert np.array_equal(decoded, np.asarray(expected))
-
-
-def test_squash_resizes_both_sides():
-    expected = NOISE.resize((24, 24), Image.Resampling.BICUBIC)
-    decoded = decode_image(saved(NOISE, "PNG"), 24, "squash")
     assert np.array_equal(decoded, np.asarray(expected))
 
 

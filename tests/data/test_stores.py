@@ -2,17 +2,15 @@
 
 import json
 import os
-import resource
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from repro.data import cache, memory, shards
-from repro.data.cache import cached_array, has_room
+from repro.data import memory
+from repro.data.cache import cached_array
 from repro.data.images import encode_png
 from repro.data.index import StoreError
 from repro.data.shards import PairStore, write_store
@@ -228,25 +226,6 @@ def test_an_array_that_could_not_be_finished_is_made_again(tmp_path):
         array[0] = 1
 
 
-def test_an_array_may_take_half_of_the_free_disk_and_a_quarter_of_the_memory(tmp_path, monkeypatch):
-    """1,000 bytes free, 6,400 of memory: 500 by disk; with 10,000 free 1,600 by memory."""
-    pages = {"SC_PHYS_PAGES": 64, "SC_PAGE_SIZE": 100}
-    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
-    free = SimpleNamespace(free=1000)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
-    path = tmp_path / "none" / "a.npy"
-    assert has_room(path, 500)
-    assert not has_room(path, 501)
-    free.free = 10_000
-    assert has_room(path, 1600)
-    assert not has_room(path, 1601)
-
-    # An array that exists needs none.
-    path.parent.mkdir()
-    path.touch()
-    assert has_room(path, 10**9)
-
-
 def test_the_environment_lowers_the_memory_that_runs_count_on(monkeypatch):
     monkeypatch.setenv("REPRO_MEMORY_BYTES", "800")
     assert memory.machine_memory() == memory.at_most_limit(10**9) == 800
@@ -284,31 +263,3 @@ def test_a_jobs_limit_counts_levels_below(line: str, place: str, tmp_path: Path,
     assert memory.machine_memory() == machine
     (job / file).write_text("102400\n")
     assert memory.machine_memory() == 102400
-
-
-def open_files() -> int:
-    """Files that this process has open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-def test_every_shard_stays_open_where_the_system_lets_it(tmp_path, monkeypatch):
-    """Each of a hundred, read twice, is opened once; under a low hard limit the oldest close."""
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = open_files()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 60, hard))
-    try:
-        store = make_store(tmp_path / "store", [f"picture {i}" for i in range(100)])
-        for limit, left_open in ((hard, 100), (12, 4)):
-            monkeypatch.setattr(shards, "_most_open_files", lambda limit=limit: limit)
-            if limit == hard:
-                monkeypatch.undo()
-            store = PairStore.open(store.folder)
-            for row in [*range(100)] * 2:
-                assert np.array_equal(store.decode(row, 8), pixels(row))
-            assert store._open.cache_info().currsize == left_open
-            assert open_files() == before + left_open
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    del store
-    assert open_files() == before

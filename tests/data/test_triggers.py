@@ -1,9 +1,6 @@
 """Triggers: distributions against closed forms, places, and bytes that no machine may change."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ import pytest
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import chisquare, norm
 
 import repro
@@ -238,24 +234,3 @@ def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field() -> None:
 
 def test_bytes_are_the_recorded_ones() -> None:
     assert hashes() == GOLDEN
-
-
-def pixels_of(path: Path) -> Values:
-    return np.asarray(Image.open(path))
-
-
-def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path: Path) -> None:
-    """Below the titles, whose letters depend on Pillow's font, it is what its script draws."""
-    made = tmp_path / "sheet.png"
-    pictures = ROOT / "docs/pictures"
-    command = [sys.executable, str(pictures / "triggers.py"), str(made)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=environment, check=True)
-
-    title, side = 14, 132
-    drawn = pixels_of(made)
-    shown = pixels_of(pictures / "triggers.png")
-    assert drawn.shape == (title + 2 * side, 8 * side + 4, 3)
-    assert np.array_equal(drawn[title:], shown[title:])
-    of_original = drawn[title + side : -4, 4:side]
-    assert (of_original == 0).all()  # the original differs from itself nowhere

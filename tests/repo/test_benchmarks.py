@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import growth, measures, reference
+from benchmarks import measures, reference
 from benchmarks.timing import compare
 from benchmarks.workload import RATE, Trainer, Workload, save_model
 from repro.data.keyed import keyed_rng
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
-from repro.study.archive import read_archive, write_archive
 from repro.train.model import normalise
 from tests.support.evaluation import write_rows
 from tests.support.short_run import scheduled
@@ -60,26 +59,6 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     found = Workload([spec], inputs)
     save_model(found)
     return found
-
-
-def test_the_floor_is_that_of_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    one = torch.randn(64, 64, generator=generator)
-    other = torch.randn(64, 64, generator=generator)
-    for product in measures.PRODUCTS.values():
-        torch.testing.assert_close(product(one, other), one @ other)
-
-    def slow(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        for _ in range(200):
-            product = one @ other
-        return product
-
-    large = torch.randn(256, 256, generator=generator)
-    names = list(measures.PRODUCTS)
-    for name in names:
-        products = {**dict.fromkeys(names, slow), name: torch.matmul}
-        monkeypatch.setattr(measures, "PRODUCTS", products)
-        assert measures.fastest(large) == name
 
 
 def reference_model(workload: Workload) -> reference.CLIP:
@@ -170,28 +149,3 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
     assert found.reference_seconds == 6.0
     assert found.seconds == 2.0
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
-
-
-def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
-    """The two quick ones are run; unlike seconds their units are per step and per image."""
-    assert all(callable(getattr(measures, name)) for name in bench.NAMES | bench.BESIDES)
-    step = measures.train_step(workload, tmp_path, 1, 1)
-    image = measures.loader(workload, tmp_path)
-    assert len(step.runs) == 1
-    assert image.ratio > 0
-    assert image.seconds < step.seconds
-
-
-def test_runs_under_other_seeds_are_an_archive_again(root: Path, tmp_path: Path) -> None:
-    runs = read_archive(root / "results/studies/control.jsonl.gz")[:3]
-    path = tmp_path / "again.jsonl.gz"
-    write_archive(path, growth.repeated(runs, 2))
-    first = [run.record.spec.seed for run in runs]
-    second = [seed + growth.SEEDS for seed in first]
-    seeds = sorted(run.record.spec.seed for run in read_archive(path))
-    assert seeds == sorted([*first, *second])
-
-
-def test_growth_is_the_exponent_of_the_last_step() -> None:
-    text = growth.table(["1", "2", "8"], {"square": [1.0, 4.0, 64.0]}, step=4.0)
-    assert text.splitlines()[-1] == "| square | 1 s | 4 s | 64 s | 2.00 |"

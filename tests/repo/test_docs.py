@@ -68,25 +68,6 @@ def test_the_table_has_every_environment_variable_of_the_package(root: Path) -> 
     assert told - composed == named - composed
 
 
-def test_every_page_is_reached_from_readme_in_two_steps(root: Path) -> None:
-    def linked(page: Path) -> set[Path]:
-        found = set()
-        for link in LINK.findall(CODE.sub("", (root / page).read_text(encoding="utf-8"))):
-            target = link.partition("#")[0]
-            if "://" in link or not target.endswith((".md", ".ipynb")):
-                continue
-            path = (root / page.parent / target).resolve()
-            found.add(path.relative_to(root.resolve()))
-        return found
-
-    reached = linked(Path("README.md"))
-    for page in list(reached):
-        if page.suffix == ".md":
-            reached |= linked(page)
-    pages = {*Path("docs").glob("*.md"), *Path("docs").glob("*.ipynb")}
-    assert pages - reached == set()
-
-
 @pytest.mark.parametrize("profile", ["paper_lean", "paper"])
 def test_the_hours_in_readme_are_those_of_the_forecast(root: Path, profile: str) -> None:
     """From the lowest to the highest estimate."""

@@ -83,13 +83,6 @@ def test_every_declared_package_is_pinned(root: Path) -> None:
     assert not declared(root) - pins
 
 
-def test_torch_is_one_whose_torchrun_waits_for_a_checkpoint(root: Path) -> None:
-    """`--shutdown-timeout` is there from 2.12 on; before, torchrun kills after 30 s."""
-    (torch,) = (of for of in requirements(root) if of.name == "torch")
-    assert "2.11.0" not in torch.specifier
-    assert "2.12.0" in torch.specifier
-
-
 LAYERS = [
     {"names", "spec", "files", "events", "ledger", "intervals", "markdown"},
     {"consistency", "profile", "edits"},

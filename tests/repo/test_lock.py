@@ -3,7 +3,6 @@ report/metrics, which the archives give.
 """
 
 import json
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from copy import deepcopy
@@ -131,13 +130,6 @@ def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
     edited["mini"]["switches"]["gather"] = "no"
     lines = list(problems(graph, lock, edited))
     assert any("switches: another value" in line for line in lines)
-
-
-def test_metrics_of_a_users_own_profile_are_not_for_git(root: Path) -> None:
-    names = ["report/metrics/tiny.json", "report/metrics/mini.json"]
-    ignored = ["git", "check-ignore", "--no-index", *names]
-    said = subprocess.run(ignored, cwd=root, capture_output=True, text=True).stdout
-    assert said.splitlines() == names[:1]
 
 
 def test_the_committed_metrics_are_those_of_the_archives(root: Path) -> None:

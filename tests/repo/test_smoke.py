@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.checkout import dvc, environment, verify
+from tests.support.checkout import dvc, environment, sha256, verify
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,20 @@ def test_the_report_is_filled_from_real_runs(checkout: Path) -> None:
     for record in records:
         kept = json.loads((checkout / "sacred" / record["sacred"] / "run.json").read_text())
         assert kept["status"] == "COMPLETED"
+
+
+PAIRS = {
+    "data/smoke/cc6m/00000.tar": "393df1b0945345bb",
+    "data/smoke/evaluation/00000.tar": "d57712ff48e552d2",
+    "data/smoke/synonyms.json": "4c4acc2b00b15bf0",
+    "poisoned/smoke/cc3m/manifest.jsonl": "2773c3e818744364",
+    "poisoned/smoke/cc6m/manifest.jsonl": "3fea4ffc4d6d8efd",
+}
+"""The first digits of the SHA-256 of drawings, captions, poisons and synonyms."""
+
+
+def test_data_and_poisons_are_the_recorded_bytes(smoke: Path) -> None:
+    assert {name: sha256((smoke / name).read_bytes())[:16] for name in PAIRS} == PAIRS
 
 
 def processor_seconds() -> float:

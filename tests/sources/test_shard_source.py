@@ -244,22 +244,6 @@ def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path,
     assert account["listed"] == added_up(account) == 30
 
 
-def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
-    """Cut behind its first pair, it lacks two of the three that the others hold."""
-    paths = ten_shards(tmp_path / "cc3m")
-    content = paths[5].read_bytes()
-    paths[5].write_bytes(content[: content.index(b"00016.jpg")])
-    index = index_shards(tmp_path / "cc3m", tmp_path / "cache")
-    assert index.listed == 28
-    assert index.lost == 2
-
-
-def test_fewer_pairs_than_specified_are_reported(profile, tmp_path, capsys):
-    wanted = with_data(profile, num_pairs={"cc3m": 4, "cc6m": 20})
-    build_external(wanted, tmp_path / "out")
-    assert "repro: cc6m: 12 of 20 pairs, because cc6m holds no more" in capsys.readouterr().err
-
-
 def test_a_damaged_index_of_a_shard_is_named(tmp_path):
     (tmp_path / "shards").mkdir()
     ten_shards(tmp_path / "shards")

@@ -1,6 +1,5 @@
 """Arithmetic of a run: its flags, whatever ran before, and no operand left on the CPU."""
 
-import mmap
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,17 +10,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro.evaluate.prompts import PromptSet
-from repro.evaluate.zero_shot import predict
 from repro.train.build import build_model, build_optimizer
 from repro.train.defences import objective_of
 from repro.train.gradient_cache import GradientCache
 from repro.train.model import PairEncoder, normalise
-from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic
 from repro.train.step import training_step
-from tests.support.short_run import CPU, defended, no_outcomes, run, run_spec, run_to_outcome
-
-GPU = torch.device("cuda", 0)
+from tests.support.short_run import defended, no_outcomes, run, run_spec, run_to_outcome
 
 
 def flags() -> tuple[bool, bool, bool, bool]:
@@ -86,13 +80,6 @@ def test_a_run_is_repeatable_or_fast_and_says_which(deterministic: bool, tmp_pat
     assert outcome["deterministic"] == deterministic
 
 
-def test_on_a_gpu_an_unrepeatable_operation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    set_arithmetic("tf32", True, GPU)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.is_deterministic_algorithms_warn_only_enabled()
-
-
 class Recorded(TorchDispatchMode):
     """The names of all operations within the block."""
 
@@ -115,18 +102,6 @@ def test_pixels_are_normalised_by_constants_that_the_device_has_already() -> Non
             normalised = normalise(images)
         assert normalised.device.type == device
         assert recorded.operations == ["sub", "div", "clone"]
-
-
-def test_each_run_of_a_process_counts_its_own_peak(tmp_path: Path) -> None:
-    reset_peak(CPU)
-    # Pages of its own: what malloc gives may lie in memory that earlier tests have freed.
-    with mmap.mmap(-1, 600 * 2**20) as large:
-        large.madvise(mmap.MADV_HUGEPAGE)
-        for place in range(0, len(large), mmap.PAGESIZE):
-            large[place] = 1
-        peak = peak_bytes(CPU)
-    _, outcome = run_to_outcome(tmp_path / "run", run_spec())
-    assert outcome["peak_memory_bytes"] < peak - 300 * 2**20
 
 
 META = torch.device("meta")
@@ -171,16 +146,3 @@ def test_a_step_needs_nothing_from_the_cpu(cached: bool) -> None:
 
     assert losses.keys() == {"loss", "mmcl", "ssl"}
     assert {value.device for value in losses.values()} == {META}
-
-
-@pytest.mark.usefixtures("without_what_meta_lacks")
-def test_an_evaluation_needs_nothing_from_the_cpu() -> None:
-    model = build_model(run_spec().model, 0, "fp32")
-    model.to(META).eval()
-    prompts = PromptSet(["banana", "a dog"], ["a photo of a {}.".format], "keep_eot")
-    classifier = prompts.classifier(model, META)
-    assert classifier.device == META
-    assert classifier.shape == (32, 2)
-    classes = predict(model, zeros_of_images(5, 32, 32, 3), classifier)
-    assert classes.device == META
-    assert classes.shape == (5,)

@@ -1,6 +1,5 @@
 """Several CPU ranks against one process: gradients, validation loss, the model that is saved."""
 
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,29 +78,6 @@ def test_authors_gather_divides_the_encoders_gradient_but_not_the_temperatures()
     assert np.array(first["weight"]) == near(halved)
     assert first["scale"] == near(alone["scale"])
     assert first["loss"] == near(alone["loss"])
-
-
-def test_on_gpus_the_group_knows_its_device_and_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pretended machine with two GPUs: what NCCL is started with."""
-    asked: dict[str, Any] = {}
-
-    def init_process_group(name: str, **given: Any) -> None:
-        asked.update(given, of=name)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch.distributed, "init_process_group", init_process_group)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-
-    device = distributed.start(["0", "1"])
-
-    assert device == torch.device("cuda", 1)
-    assert asked["of"] == "nccl"
-    assert asked["device_id"] == device
-    assert timedelta(minutes=1) <= asked["timeout"] <= timedelta(minutes=30)
 
 
 PAIRS, PART = 6, 2

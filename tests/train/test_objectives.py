@@ -23,7 +23,6 @@ from repro.train.objectives import (
     mmcl_loss,
     ssl_loss,
     weighted,
-    with_ssl_parts,
 )
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 from tests.support.short_run import assert_equal_models, defended, pretraining_of, run_spec
@@ -160,21 +159,6 @@ def test_halves_of_the_ssl_term_are_shown_and_change_no_bit(tmp_path: Path) -> N
     batch = Batch(image[None], text[None], scale, start=None)
     parts = single.total(batch, None)
     assert set(parts) == {"loss", "mmcl"}
-
-
-def test_a_half_that_is_minimised_keeps_its_gradient() -> None:
-    image, image_2, text, text_2 = features(4, 3)
-    images = torch.stack([image, image_2]).requires_grad_()
-    texts = torch.stack([text, text_2])
-    scale = torch.tensor(2.0, dtype=torch.float64)
-    batch = Batch(images, texts, scale, start=None)
-    base = OBJECTIVES["image_ssl"](1.0)
-    for objective in (base, with_ssl_parts(base)):
-        images.grad = None
-        parts = objective.total(batch, None)
-        parts["loss"].backward()
-        assert images.grad is not None
-        assert images.grad[1].any()
 
 
 def test_every_name_has_an_implementation_that_takes_its_settings() -> None:

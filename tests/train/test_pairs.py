@@ -1,5 +1,6 @@
 """Training batches: a pure function of seed and step, for any ranks and loader processes."""
 
+import itertools
 import json
 import os
 import signal
@@ -22,7 +23,6 @@ from repro.train.loading import load_batches, on_device
 from repro.train.pairs import MadeBatches, TrainingPairs
 from repro.train.views.image import IMAGE_VIEWS, shift_and_flip
 from tests.support.evaluation import write_rows
-from tests.support.short_run import run as train_run
 from tests.support.short_run import scheduled
 
 COUNT = 40
@@ -106,6 +106,24 @@ def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path:
     assert torch.equal(tokens[0], expected[:, :length].long())
 
 
+def test_order_and_views_are_keyed_by_the_seed_and_views_by_the_step_too(
+    store: PairStore, tmp_path: Path
+) -> None:
+    """Else all seeds of a study would see the same batches, or all epochs the same augmentations."""
+    run = two_views()
+    one = pairs(store, tmp_path, run)
+    other = pairs(store, tmp_path, run.model_copy(update={"seed": run.seed + 1}))
+    assert one.positions(0).tolist() != other.positions(0).tolist()
+
+    same_pairs = np.arange(COUNT)
+    drawn = []
+    for data in (one, other):
+        data._order = lambda epoch: same_pairs  # type: ignore[assignment]
+        drawn += [data[0][0], data[data.steps_per_epoch][0]]
+    for first, second in itertools.combinations(drawn, 2):
+        assert not torch.equal(first, second)
+
+
 def assert_trimmed(tokens: torch.Tensor, padded: torch.Tensor) -> None:
     """The same captions, of which one batch may have more padding."""
     length = tokens.shape[-1]
@@ -187,17 +205,6 @@ def test_other_batches_are_made_anew(
 
     assert after[0] is not before[0]
     assert_equal_batches(after, data[2])
-
-
-def test_training_leaves_the_shared_batches_as_they_are(store: PairStore, tmp_path: Path) -> None:
-    made = MadeBatches()
-    run = spec("mmcl_ssl")
-    data = pairs(store, tmp_path, run, made=made)
-    train_run(tmp_path / "run", run, pairs=data)
-    steps = range(data.steps_per_epoch)
-    assert {*steps} <= {*made.batches}
-    for step in steps:
-        assert_equal_batches(made.batches[step], data[step])
 
 
 def test_a_fixed_text_view_repeats_and_a_redrawn_not(store: PairStore, tmp_path: Path) -> None:
@@ -285,13 +292,6 @@ def test_in_a_control_no_pair_is_poisoned(store: PairStore, tmp_path: Path) -> N
     assert torch.equal(views("clean"), views("all"))
     first, second = views("poisoned")
     assert torch.equal(second, first)
-
-
-def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path) -> None:
-    run = spec("mmcl")
-    three = np.arange(3)
-    with pytest.raises(ValueError, match=r"3 pairs \(allowed: at least global_batch_size = 8\)"):
-        TrainingPairs(run, store, three, tmp_path, tmp_path / "cache", 0, 1)
 
 
 def moved(images: torch.Tensor, **views: Any) -> torch.Tensor:
@@ -396,15 +396,6 @@ def test_loader_processes_end_when_their_batches_are_not_wanted_any_more() -> No
     batches.close()
     assert time.monotonic() - began < 5
     assert not any(Path(f"/proc/{process}").exists() for process in makers)
-
-
-def test_on_the_processor_batches_are_given_on_as_they_are() -> None:
-    batches = [(torch.zeros(1), torch.ones(1)) for _ in range(3)]
-    given = list(on_device(batches, torch.device("cpu")))
-    assert len(given) == 3
-    for (images, tokens), batch in zip(given, batches, strict=True):
-        assert images is batch[0]
-        assert tokens is batch[1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

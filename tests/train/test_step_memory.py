@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -43,6 +44,7 @@ class Peak(TorchDispatchMode):
             self.peak = max(self.peak, sum(self.live.values()))
 
 
+@pytest.mark.nightly
 def test_a_group_of_the_paper_trains_in_the_memory_that_the_page_asks_for(root: Path) -> None:
     page = (root / "docs" / "a100.md").read_text(encoding="utf-8")
     asked = re.search(r"(\d+) GB for a BatchNorm group of (\d+) pairs in float32", page)

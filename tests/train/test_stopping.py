@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import threading
 import time
 from itertools import product
 from pathlib import Path
@@ -18,11 +17,10 @@ from repro.train import loop
 from repro.train.build import build_model, build_optimizer
 from repro.train.process import checkpoint, distributed
 from repro.train.process.checkpoint import Saver
-from repro.train.process.stopping import Interrupted, stop_requests
+from repro.train.process.stopping import Interrupted
 from repro.train.step import training_step
 from tests.support.ranks import on_ranks
 from tests.support.short_run import (
-    CPU,
     assert_equal_models,
     no_outcomes,
     run,
@@ -140,16 +138,6 @@ def test_ranks_stay_for_a_stops_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     assert written == [1]
 
 
-def test_signals_are_collected_only_while_the_run_lasts() -> None:
-    before = signal.getsignal(signal.SIGUSR1)
-    with stop_requests(CPU) as stop:
-        stop()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        with pytest.raises(Interrupted):
-            stop()
-    assert signal.getsignal(signal.SIGUSR1) is before
-
-
 @pytest.mark.parametrize(
     ("cost", "seconds"),
     [
@@ -168,24 +156,6 @@ def test_checkpoints_take_a_hundredth_of_the_time_and_ten_minutes_are_never_lost
             monkeypatch.setattr(time, "monotonic", lambda passed=passed: now + passed)
             assert saver.due == due
         monkeypatch.undo()
-
-
-def test_a_cost_lasts_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained_on = threading.Event()
-
-    def slow(*_: object) -> None:
-        # Nothing is written before training has gone on: a `save` that waits would wait for ever.
-        assert trained_on.wait(timeout=60)
-        time.sleep(0.2)
-
-    monkeypatch.setattr(checkpoint, "save_tensors", slow)
-    spec = run_spec()
-    model = build_model(spec.model, 0, "fp32")
-    with Saver(tmp_path) as saver:
-        saver.save(1, model, build_optimizer(model, spec.optimizer, "ndim"), {})
-        trained_on.set()
-        saver.wait()
-        assert saver.cost >= 0.2
 
 
 def restored(folder: Path) -> str:

@@ -82,16 +82,6 @@ def test_insertion_adds_synonyms_and_keeps_the_order_of_the_others():
     assert with_two >= 45  # 8 of the 22 words have synonyms: nine tries fail once in 58
 
 
-def test_an_insertion_gives_up_after_nine_words_without_synonyms():
-    """One word of ten has a synonym: 1 - 0.9^9 = 0.613, sd 0.008; ten tries give 0.651."""
-    words = ["dog", *"abcdefghi"]
-    added = 0
-    for key in range(4000):
-        longer = text._insert_synonyms(words, 1, keyed_rng("tries", key), SYNONYMS)
-        added += len(longer) - len(words)
-    assert abs(added / 4000 - 0.613) < 0.024
-
-
 def test_swap_exchanges_two_words():
     words = list("abcdefgh")
     for key in range(50):
