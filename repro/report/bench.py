@@ -1,7 +1,7 @@
 """The bench: what each defence leaves of each backdoor, by pre-training objective, on equal terms.
 
 Equal are the start models, the pairs, the steps and the number of learning rates. Shares are
-fractions, of the test images unless said otherwise. docs/rules.md defines the measures.
+fractions, of the test images unless said otherwise. docs/method.md defines the measures.
 """
 
 from collections import defaultdict

@@ -227,7 +227,7 @@ class SecondaryRule(Spec):
 
 
 class Rules(Spec):
-    """How claims about the two objectives are judged over seeds; docs/rules.md."""
+    """How claims about the two objectives are judged over seeds; docs/method.md."""
 
     fixed: date
     """Before any run of `seeds`."""

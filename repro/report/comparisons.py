@@ -1,6 +1,6 @@
 """Does an MMCL + SSL model resist CleanCLIP more than an MMCL model? Verdicts over seeds.
 
-The rules are those of docs/rules.md; their numbers are `rules` in specs/claims.yaml. A difference
+The rules are those of docs/method.md; their numbers are `rules` in specs/claims.yaml. A difference
 is MMCL + SSL less MMCL within a setting, one value a seed. Shares are fractions.
 """
 

@@ -1,7 +1,7 @@
 """Contrasts: a sum of measures over models, what was expected of it, and the one judge of all.
 
 The verdicts on MMCL + SSL against MMCL, the paper's claims, the hypotheses of studies, their
-effects and the comparison of one's own run are contrasts. docs/rules.md has the rules.
+effects and the comparison of one's own run are contrasts. docs/method.md has the rules.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What else is judged over seeds: the paper's claims, hypotheses of studies, and one's own run.
 
-The verdicts on MMCL + SSL against MMCL are in repro/report/verdicts.py. docs/rules.md has the
+The verdicts on MMCL + SSL against MMCL are in repro/report/verdicts.py. docs/method.md has the
 rules.
 """
 

@@ -1,6 +1,6 @@
 """Measures of one model and all its CleanCLIP runs in one setting.
 
-docs/rules.md defines the measures; shares are fractions.
+docs/method.md defines the measures; shares are fractions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Over seeds: the difference of two arms, its estimate, and the one judge of all.
 
 A frame of values comes from `measured` in repro/report/measures.py: value, low and high of every
-measure of every model. docs/rules.md has the rules.
+measure of every model. docs/method.md has the rules.
 """
 
 import math

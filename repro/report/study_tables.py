@@ -2,7 +2,7 @@
 what a study measured over a number in which its variants differ.
 
 Shares are fractions. Effects are differences of the same seed, variant less reference; those of all
-studies are exploratory (docs/rules.md).
+studies are exploratory (docs/method.md).
 """
 
 import math

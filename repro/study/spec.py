@@ -73,7 +73,7 @@ class Axis(Spec):
 
 
 class Hypothesis(Spec):
-    """An expectation, written down before the first run; docs/rules.md says how it is judged."""
+    """An expectation, written down before the first run; docs/method.md says how it is judged."""
 
     family: str
     """Hypotheses of a family are corrected for each other."""

@@ -1,4 +1,4 @@
-"""The examples at the head of docs/rules.md, computed again from the archived rows alone."""
+"""The examples at the head of docs/method.md, computed again from the archived rows alone."""
 
 import math
 import re
@@ -59,8 +59,8 @@ def scientific(value: float) -> str:
 @pytest.fixture(scope="module")
 def examples(root: Path) -> list[str]:
     """The three examples of the page."""
-    text = " ".join((root / "docs/rules.md").read_text().split())
-    return re.findall(r" [123]\. \*.*?(?= [23]\. \*| \*\*The unit)", text)
+    text = " ".join((root / "docs/method.md").read_text().split())
+    return re.findall(r" [123]\. \*.*?(?= [23]\. \*| ## )", text)
 
 
 def test_the_examples_of_the_rules_are_what_the_archive_gives(
