@@ -393,7 +393,7 @@ def test_a_bad_file_is_named(specs: Path, name: str, content: bytes | None, expe
 def test_a_profile_is_a_file_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
     allowed = f"allowed: {', '.join(PROFILES)}; files with `extends` or `protocol`"
     assert message(specs, profile).startswith(f"profile: {profile!r} ({allowed}")
-    assert message(specs, "claims") == f"profile: 'claims' (specs/claims.yaml is none; {allowed}"
+    assert message(specs, "claims") == f"profile: 'claims' (specs/claims.yaml is none; {allowed})"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "profile: tiny", "profile: [mini]", "mini"])
