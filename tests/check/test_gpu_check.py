@@ -31,6 +31,7 @@ def test_a_section_passes_at_toy_size(section: str) -> None:
     assert checks and not [check for check in checks if check.passed is False]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("section", OF_PROCESSES)
 def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
     """Two ranks of the worker under torchrun, stopped and resumed; two gloo ranks against one."""
