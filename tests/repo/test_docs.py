@@ -154,7 +154,7 @@ def shares_of(mini: Any, midi: Any) -> Iterator[float]:
         yield from parts([of["left"]["mean"], of["blind"]["0.05"]["mean"]], float)
     for of in mini["verdicts"]["secondary"]:
         yield from parts(of["measures"][0]["cells"][0]["start_accuracy"], float)
-    for study in ("par", "confirm", "reversal"):
+    for study in ("par", "confirm", "reversal", "whose_view", "bench"):
         yield from parts([row["means"] for row in mini["hypotheses"][study]], float)
     for study in mini["studies"]:
         if study["name"] in ("scenes", "vit"):
@@ -220,11 +220,23 @@ def unknown(page: str, known: dict[str, set[str]]) -> Iterator[str]:
             text = pattern.sub("", text)
 
 
+def found_column(history: str) -> str:
+    """What studies found, by the table of predictions."""
+    section = history.partition("## Predicted and found")[2]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    return "\n".join(row[3].replace("+", "") for row in rows)
+
+
 def test_every_number_in_prose_is_one_that_the_archives_give(root: Path) -> None:
     known = generated(root)
     pages = {name: (root / name).read_text() for name in PROSE}
     for name, page in pages.items():
         assert list(unknown(page, known)) == [], name
+
+    found = found_column(pages["docs/history.md"])
+    assert "45.4 [21.4, 69.3]" in found
+    assert list(unknown(found, known)) == []
+    assert list(unknown(found.replace("45.4 [", "46.4 ["), known)) == ["46.4 [21.4, 69.3]"]
 
     findings = pages["docs/findings.md"]
     for right, wrong in WRONG.items():
