@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from repro.names import DATASETS, GRAPH_OBJECTIVES, PROTOCOLS, TRIGGERS
+from repro.names import DATASETS, GRAPH_OBJECTIVES, PROTOCOLS, TRIGGERS, Dataset
 from repro.runs.signals import (
     Stopped,
     end_with_caller,
@@ -198,19 +198,13 @@ def status(profile: str, study: str | None, watch: bool, as_json: bool) -> int:
 @command("plan", "repro plan paper")
 @with_profile
 @as_json
-@click.option("--details", is_flag=True, help="Runs, EFLOP, hours by device, disk, as Markdown.")
 @click.option("--gpus", type=click.IntRange(1), default=8, show_default=True, help="For wall time.")
-@click.option(
-    "--utilisation",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Share of the GPU's peak, for all precisions.",
-)
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="Its runs alone.")
-def plan(profile: str, as_json: bool, details: bool, **options: Any) -> int:
-    """Say what a profile costs, before anything runs."""
-    from repro.view.plan import plan_command
+def plan(profile: str, as_json: bool, gpus: int, dataset: Dataset | None) -> int:
+    """Say what a profile costs, before anything runs: runs, hours by device, disk."""
+    from repro.plan.forecast import plan_command
 
-    return run(plan_command, profile, as_json, details, **options)
+    return run(plan_command, profile, as_json, gpus, dataset)
 
 
 @command("report", "repro report mini")

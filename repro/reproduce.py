@@ -39,7 +39,6 @@ from repro.runs.signals import CALLER, STOP_SIGNALS
 from repro.spec import SpecError
 from repro.view.board import Board, drawing
 from repro.view.end import end_of_call, lacks_pdf
-from repro.view.remaining import count_model
 from repro.view.watched import CALL_LOCK, Call, Watched
 
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
@@ -83,8 +82,7 @@ def reproduce(profile: str, sets: Sequence[str] = ()) -> int:
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(CALL_LOCK, busy):
         overrides = overrides_of(profile) | dict(map(parse_override, sets))
-        chosen = whole_profile(profile, overrides, "--set" if sets else f"{PARAMS}: overrides")
-        count_model(chosen)
+        whole_profile(profile, overrides, "--set" if sets else f"{PARAMS}: overrides")
         write_params(profile, overrides)
         mend_dvc_files()
         status = _run_stages(profile)

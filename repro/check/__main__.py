@@ -19,7 +19,7 @@ from repro.check.noise import FULL, TOY, Check, Scale
 from repro.data.memory import devices, gpus_usable
 from repro.files import replace_json
 from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT
-from repro.plan.forecast import MEASURED
+from repro.plan.assumptions import MEASURED
 
 FLOPS = training.FLOPS
 Section = Callable[[Scale], Iterator[Check]]

@@ -19,8 +19,7 @@ from repro.data.index import StoreError
 from repro.data.memory import cores, devices
 from repro.launch.places import loader_workers
 from repro.plan.assumptions import DeviceName, load_assumptions
-from repro.plan.counted import counts_of
-from repro.plan.forecast import AUTHORS_GPUS, pair_seconds
+from repro.plan.forecast import AUTHORS_GPUS, Forecast, pair_seconds
 from repro.profile import load_profile, pretrain_runs
 from repro.sources.shards.tars import IMAGE_SUFFIXES, tar_files, tar_members
 
@@ -58,12 +57,13 @@ def data(folder: Path, profile_name: str, scale: Scale) -> Iterator[Check]:
     made = 1 / (1 / reads + 1 / decodes)
     count = gpus or AUTHORS_GPUS
     assumptions = load_assumptions()
-    counts = counts_of(profile, assumptions)
     spec = pretrain_runs(profile, objective="mmcl")[0]
+    tokens = Forecast(profile).caption_tokens(spec)
     here = known_device(scale)
     names: list[DeviceName] = [here] if here else ["a100", "h100"]
     for name in names:
-        seconds = pair_seconds(counts, spec, assumptions.devices[name])
+        rates = assumptions.rates(assumptions.devices[name], spec)
+        seconds = pair_seconds(spec, rates, tokens)
         most, middle, least = count / seconds
         enough = bool(made > middle)
         text = f"{made:,.0f} a second; {count} x {name} would train {least:,.0f} to {most:,.0f}"

@@ -17,10 +17,9 @@ from repro.data.memory import cores
 from repro.evaluate.folded import FoldedTower
 from repro.evaluate.zero_shot import evaluating, predict
 from repro.launch.places import loader_workers
-from repro.plan.assumptions import load_assumptions
-from repro.plan.flops import count
-from repro.plan.forecast import arithmetic, pair_seconds
-from repro.plan.work import Counts
+from repro.plan.assumptions import arithmetic, load_assumptions
+from repro.plan.forecast import pair_seconds
+from repro.plan.work import BACKWARD, image_tower, text_tower
 from repro.profile import load_profile, pretrain_runs
 from repro.spec import Precision, RunSpec
 from repro.train.gradient_cache import GradientCache
@@ -177,16 +176,13 @@ def speed(scale: Scale) -> Iterator[Check]:
 
     Fills FLOPS: steps with long and with short captions tell the rates of the towers apart.
     """
-    model = load_profile(scale.profile)
-    long = count(model, {"cc6m": scale.length}, 1)
-    short = count(model, {"cc6m": SHORT}, 1)
     for profile in dict.fromkeys((scale.profile, scale.fast)):
         spec = pretrain_runs(load_profile(profile), "cc6m", "mmcl")[0]
-        yield from _speed_of(spec, scale, long, short)
+        yield from _speed_of(spec, scale)
 
 
-def _speed_of(spec: RunSpec, scale: Scale, long: Counts, short: Counts) -> Iterator[Check]:
-    """`speed` in the arithmetic of a run; `long` and `short` count by the length of captions."""
+def _speed_of(spec: RunSpec, scale: Scale) -> Iterator[Check]:
+    """`speed` in the arithmetic of a run."""
     device = scale.device
     set_arithmetic(spec.precision, spec.deterministic, device)
     # What an earlier check left in the caches of the allocator is not this one's.
@@ -203,19 +199,23 @@ def _speed_of(spec: RunSpec, scale: Scale, long: Counts, short: Counts) -> Itera
     short_rate = trainee.pairs_per_second(data, scale.steps)
 
     how = arithmetic(spec.precision, spec)
-    long_text = long.text_step["cc6m"]
-    short_text = short.text_step["cc6m"]
+    tower = image_tower(spec.model).flop
+    step = 1 + BACKWARD
+    long_text = step * text_tower(spec.model, scale.length).flop
+    short_text = step * text_tower(spec.model, SHORT).flop
     text = (long_text - short_text) / (1 / long_rate - 1 / short_rate)
-    image = short.image_step / (1 / short_rate - short_text / text)
+    image = step * tower / (1 / short_rate - short_text / text)
     evaluated = _images_per_second(trainee, spec, scale, compiled)
-    evaluation = evaluated * short.image_forward
+    evaluation = evaluated * tower
     FLOPS[how] = {"image": image, "text": text, "evaluation": evaluation}
 
     parts = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in FLOPS[how].items())
     said = f"{long_rate:.0f} pairs/s ({parts} TFLOP/s)"
     good = None
     if known := known_device(scale):
-        slowest = pair_seconds(long, spec, load_assumptions().devices[known])[-1]
+        assumptions = load_assumptions()
+        rates = assumptions.rates(assumptions.devices[known], spec)
+        *_, slowest = pair_seconds(spec, rates, scale.length)
         least = SPEED_SHARE / slowest
         good = bool(long_rate > least)
         said += f", at least {least:.0f}"

@@ -12,12 +12,9 @@ from repro.data.memory import devices
 from repro.events import JobFile
 from repro.files import replace_json
 from repro.launch.places import Place, shared_places, whole_place
-from repro.names import LOSSES
+from repro.plan.queue import cost
 from repro.runs.layout import WORK
 from repro.runs.run import Run
-
-PAIRS: dict[str, int] = {"cc3m": 1, "cc6m": 2, "100k": 1, "200k": 2}
-"""Pairs that a stage trains on, in units of the smaller set, as the paper's names have them."""
 
 
 class Job(NamedTuple):
@@ -57,13 +54,6 @@ def write_job(
     return content
 
 
-def cost(run: Run) -> float:
-    """Expected duration in arbitrary units, comparable within a stage."""
-    pairs = PAIRS[run.spec.clean_size or run.spec.dataset]
-    # A second view of every pair doubles the time of a step.
-    return LOSSES[run.spec.loss].views * run.spec.schedule.epochs * pairs
-
-
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Job]]:
     """Jobs in the order of their start, one list for each process that runs at a time.
 
@@ -74,7 +64,8 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Job]]:
     """
     on_cores = nodes is None and not devices() and "REPRO_RANKS" not in os.environ
     alone = [run for run in runs if run.spec.stage == "pretrain" and not on_cores]
-    shared = sorted((run for run in runs if run not in alone), key=cost, reverse=True)
+    shared = [run for run in runs if run not in alone]
+    shared.sort(key=lambda run: cost(run.spec), reverse=True)
     placed = [[(run, whole_place(run, nodes)) for run in alone]]
 
     # Longest first, each to the process that has least to do so far.
@@ -84,7 +75,7 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Job]]:
     for run in shared:
         least = work.index(min(work))
         shares[least].append((run, places[least]))
-        work[least] += cost(run)
+        work[least] += cost(run.spec)
     return [_jobs(share, nodes is not None) for share in placed + shares if share]
 
 

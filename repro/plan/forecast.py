@@ -1,469 +1,350 @@
 """`python -m repro plan --profile P`: what a profile costs, before anything runs.
 
-Runs, pairs and evaluations follow from the specifications, FLOPs are counted on the model
-(repro/plan/flops.py). Device-seconds of a run are
+Device-seconds of a run are
 
-    pairs x max(FLOP of a pair / rate, core-seconds of a pair / loaders) x (1 + checkpoints)
-    + FLOP of evaluations / their rate
+    FLOP of its training / rate x (1 + checkpoints) + FLOP of its evaluations / rate,
 
-less what an early end is assumed to leave out; each process starts, and compiles, besides. Each
-tower has a rate of its own, a share of the device's peak (specs/plan.yaml): a range, because
-nothing was measured. The low end has all assumptions at their best, the middle has each at the
-middle of its range. Where `make gpu-check` has measured a GPU, its rates give hours of their own.
+each tower at a rate of its own. Rates are a range (specs/plan.yaml), because no GPU was measured:
+the low end has all assumptions at their best, the middle has each at the middle of its range. Where
+`make gpu-check` has measured a GPU, its rates give a row of their own.
+
+Pre-trainings take all GPUs, one after another. Cleaning runs take one GPU each, from one queue; the
+wall clock is that of a simulation of it (repro/plan/queue.py). On processor cores every run takes
+one core, and a cleaning run begins as soon as its start model is there.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
-from jinja2 import StrictUndefined, Template
 
-from repro.files import replace_json
-from repro.plan.assumptions import Assumptions, Device, DeviceName, Span, load_assumptions, span_of
-from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
-from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
-from repro.profile import graph_profile, load_profile, profile_names
+from repro.data.memory import cores
+from repro.markdown import table_lines
+from repro.plan.assumptions import (
+    Assumptions,
+    Device,
+    Rates,
+    Span,
+    gpus,
+    load_assumptions,
+    span_of,
+)
+from repro.plan.queue import Task, clock, longest_first
+from repro.plan.work import (
+    BACKWARD,
+    Work,
+    image_tower,
+    num_evaluation_images,
+    num_weights,
+    text_tower,
+    work_of,
+)
+from repro.profile import graph_profile, load_classnames, runs_of
 from repro.runs.layout import cleaned_file
-from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
+from repro.spec import Dataset, Profile, RunSpec
 from repro.train.shares import CHECKPOINT_SHARE, KEEP_CHECKPOINTS, MEMORY_SHARE
 
 AUTHORS_GPUS = 8
-"""GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
-MEASURED = Path("work/gpu-check.json")
-"""What `make gpu-check` writes: `{"device": name, "memory_bytes": of it, "flops": {arithmetic:
-{"image": FLOP/s, "text": ..., "evaluation": ...}}}`.
-"""
+"""GPUs for the wall clock where none are named (code: attack-cleanclip README.md)."""
+OPENAI_TEMPLATES = 80
 STATE_BYTES = 12
 """Of a parameter on disk: weight and AdamW's two moments, float32."""
 INDEX_BYTES = 250
 """Of a row in a store's index, caption included."""
-ROW_BYTES = 1000
-"""Of an evaluation in the ledger."""
-STAGES = ("pretrain", "clean")
-
-
-def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
-    """What the speed of a GPU depends on, in words, such as `bf16 compiled fast`."""
-    words: list[str] = [precision]
-    if spec.compile:
-        words.append("compiled")
-    if not spec.deterministic:
-        words.append("fast")
-    return " ".join(words)
-
-
-def _norm_groups(spec: RunSpec) -> int:
-    """BatchNorm groups of a batch."""
-    return spec.schedule.global_batch_size // spec.schedule.norm_batch_size
-
-
-def pair_seconds(counts: Counts, spec: RunSpec, device: Device, cached: bool = False) -> Span:
-    """Device-seconds of a training step for each of its pairs; `cached`: by the gradient cache,
-    which makes the forward pass twice.
-    """
-    image = counts.image_step
-    text = counts.text_step[spec.dataset] + counts.loss[kind_of(spec)]
-    if cached:
-        image += counts.image_forward
-        text += counts.text_forward[spec.dataset]
-
-    # The low end of the time is the high end of the rates.
-    rates = device.rates(spec)
-    view = image / rates.image[::-1] + text / rates.text[::-1]
-    return spec.num_views * view
-
-
-class StageSeconds(NamedTuple):
-    """What all runs of a stage take."""
-
-    training: Span
-    """Device-seconds, like the next two."""
-    evaluations: Span
-    starts: Span
-    wall: Span
-    """Seconds of the clock."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A profile, and the devices that it would run on."""
+    """A profile, and how many GPUs it would run on."""
 
     profile: Profile
-    counts: Counts
-    gpus: int
-    assumptions: Assumptions
+    gpus: int = AUTHORS_GPUS
     dataset: Dataset | None = None
     """None for all."""
+    assumptions: Assumptions = field(default_factory=load_assumptions)
 
     @cached_property
     def works(self) -> list[Work]:
-        """All runs, pre-trainings first."""
-        return work_of(self.profile, self.dataset)
-
-    @property
-    def datasets(self) -> list[Dataset]:
-        """Those of the runs."""
-        if self.dataset:
-            return [self.dataset]
-        return list(self.profile.data.num_pairs)
-
-    def ranks(self, spec: RunSpec) -> int:
-        """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
-        groups = _norm_groups(spec)
-        most = min(groups, self.gpus)
-        return max(n for n in range(1, most + 1) if groups % n == 0)
-
-    def _is_cached(self, spec: RunSpec, device: Device) -> bool:
-        """Whether the BatchNorm groups of a rank do not fit the device together, so that a gradient
-        cache takes them one after another.
-        """
-        groups = _norm_groups(spec) // self.ranks(spec)
-        return groups > 1 and groups * group_bytes_of(spec) > MEMORY_SHARE * device.memory_bytes
-
-    def _kept(self, spec: RunSpec) -> Span:
-        """Share of a run that an early end leaves. The runs that are given up are spread over all
-        of a dataset's.
-        """
-        rule = spec.stop_early
-        if rule is None:
-            return np.ones(3)
-        # The low end of the time is the high end of what is given up.
-        given_up = span_of(self.assumptions.given_up[spec.dataset])[::-1]
-        left_out = 1 - rule.epochs / spec.schedule.epochs
-        return 1 - given_up * left_out
-
-    def seconds(self, work: Work, device: Device) -> tuple[Span, Span]:
-        """Device-seconds of a run from its first step to its last evaluation: of training and of
-        the evaluations.
-        """
-        spec = work.spec
-        step = pair_seconds(self.counts, spec, device, self._is_cached(spec, device))
-
-        # Loaders make pairs ready meanwhile; without them the device does it itself.
-        pixels = self.profile.data.image_size**2
-        decoded = self.assumptions.decoded_once(num_rows(self.profile, spec), pixels)
-        wait = span_of(self.assumptions.host_seconds(pixels, spec.num_views, decoded))
-        if device.loaders:
-            pair = np.maximum(step, wait / device.loaders)
-        else:
-            pair = step + wait
-
-        training = work.pairs * pair * (1 + CHECKPOINT_SHARE)
-        evaluation_rate = device.rates(spec).evaluation[::-1]
-        evaluations = self.counts.evaluations(work) / evaluation_rate
-        kept = self._kept(spec)
-        return training * kept, evaluations * kept
-
-    def _start_seconds(self, graphs: int) -> Span:
-        """From the start of a process to its first step; it compiles so many graphs, one for each
-        number of views.
-        """
-        kind = self.profile.data.source.kind
-        start = span_of(self.assumptions.start_seconds[kind])
-        if graphs:
-            start += graphs * span_of(self.assumptions.compile_seconds)
-        return start
-
-    def _pretraining(self, device: Device) -> StageSeconds:
-        """Pre-trainings follow one another on all devices, each in a process of its own."""
-        start = self._start_seconds(1 if self.profile.pretrain.compile else 0)
-        total = np.zeros((4, 3))
-        for work in self.works_of("pretrain"):
-            training, evaluations = self.seconds(work, device)
-            # All ranks of a process wait for what it compiles.
-            ranks = self.ranks(work.spec)
-            wall = start + (training + evaluations) / ranks
-            total += training, evaluations, ranks * start, wall
-        return StageSeconds(*total)
-
-    def _cleaning(self, device: Device) -> StageSeconds:
-        """Cleaning runs go side by side; those on the same data share a process on each GPU."""
-        works = self.works_of("clean")
-        seconds = np.array([self.seconds(work, device) for work in works])  # (runs, 2, 3)
-        training, evaluations = seconds.sum(axis=0)
-
-        views = {work.spec.num_views for work in works}
-        start = self._start_seconds(len(views) if self.profile.clean.compile else 0)
-        datasets = {work.spec.dataset for work in works}
-        processes = min(len(works), len(datasets) * self.gpus)
-        starts = processes * start
-
-        busy = seconds.sum(axis=(0, 1)) + starts
-        longest = seconds.sum(axis=1).max(axis=0) + start
-        wall = np.maximum(busy / self.gpus, longest)
-        return StageSeconds(training, evaluations, starts, wall)
-
-    def hours(self, device: Device) -> dict[str, Span]:
-        """Device-hours of each part and in all, and hours of the clock."""
-        pretraining = self._pretraining(device)
-        cleaning = self._cleaning(device)
-        seconds = {
-            "pretrain": pretraining.training,
-            "clean": cleaning.training,
-            "evaluate": pretraining.evaluations + cleaning.evaluations,
-            "start": pretraining.starts + cleaning.starts,
-        }
-        seconds["total"] = np.sum(list(seconds.values()), axis=0)
-        seconds["wall"] = pretraining.wall + cleaning.wall
-        return {name: value / 3600 for name, value in seconds.items()}
-
-    def _decoded_images(self) -> int:
-        """Images in memory maps: each set of pairs that fits, and the evaluation images, twice
-        where triggers come before resizing; those of partial evaluations have a file of their own.
-        """
-        data = self.profile.data
-        sizes: list[int] = []
-        for name in self.datasets:
-            sizes += [data.num_pairs[name], *data.cleaning_sizes.values()]
-        pixels = data.image_size**2
-        images = 0
-        for size in sizes:
-            if self.assumptions.decoded_once(size, pixels):
-                images += size
-
-        partial = (self.profile.clean.images_between or 0) * self.counts.classes
-        evaluated = self.counts.num_images + partial
-        if self.profile.switches.trigger_geometry == "squash":
-            evaluated *= 2
-        return images + evaluated
-
-    def disk(self) -> dict[str, int]:
-        """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
-        data = self.profile.data
-        kind = data.source.kind
-        pairs = sum(data.num_pairs[name] for name in self.datasets)
-        poisons = sum(data.poison.num_poisoned[name] for name in self.datasets)
-        index_bytes = pairs * INDEX_BYTES
-        decoded_bytes = 3 * data.image_size**2  # of an image
-
-        # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
-        images = self.counts.num_images * self.assumptions.image_bytes[kind]
-        files = pairs * self.assumptions.pair_bytes[kind] + images
-        brought = kind == "webdataset"
-
-        # Weights and optimizer state of one model; of a cleaned one, one a setting and seed, the
-        # weights alone.
-        state = self.counts.parameters * STATE_BYTES
-        models = len(self.works_of("pretrain"))
-        cleaned = {cleaned_file(work.spec) for work in self.works if work.spec.keeps_cleaned}
-        evaluations = sum(work.evaluations for work in self.works)
-        return {
-            "incoming": files if brought else 0,
-            "data": index_bytes + (images if brought else files),
-            "poisoned": index_bytes + poisons * decoded_bytes,
-            "cache": self._decoded_images() * decoded_bytes,
-            "models": models * state + len(cleaned) * state // 3,
-            "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
-            "results": evaluations * ROW_BYTES,
-        }
+        """All runs, in the order in which devices take them."""
+        return work_of(self.profile, longest_first(runs_of(self.profile, self.dataset)))
 
     def works_of(self, stage: str) -> list[Work]:
         """The runs of a stage."""
         return [work for work in self.works if work.spec.stage == stage]
 
-    def totals(self, works: Sequence[Work]) -> dict[str, Any]:
-        """Sums over runs; FLOPs without what a gradient cache computes twice and with what an early
-        end leaves out.
+    @cached_property
+    def num_images(self) -> int:
+        """Images of a whole evaluation."""
+        return num_evaluation_images(self.profile)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Classes of the zero-shot task."""
+        return len(load_classnames(self.profile))
+
+    def group_bytes(self, spec: RunSpec) -> float:
+        """Bytes that backward keeps of a BatchNorm group, with captions of full length."""
+        pairs = spec.num_views * spec.schedule.norm_batch_size
+        text = text_tower(spec.model, spec.model.text.context_length)
+        kept = self.assumptions.kept_bytes * (image_tower(spec.model).flop + text.flop)
+        return pairs * (kept / 2 if spec.precision == "bf16" else kept)
+
+    def caption_tokens(self, spec: RunSpec) -> int:
+        """Tokens that a training step computes for a mean caption."""
+        of = self.assumptions
+        tokens = of.caption_tokens if spec.text_parts == 1 else of.caption_tokens_in_parts
+        return tokens[self.profile.data.source.kind][spec.dataset]
+
+    def evaluation_flop(self, work: Work) -> int:
+        """FLOPs of all evaluations: every image without and with trigger, and the prompts."""
+        model = work.spec.model
+        partial = (work.spec.images_between or 0) * self.num_classes
+        images = work.whole * self.num_images + work.partial * partial
+
+        templates = self.profile.evaluate.templates
+        count = OPENAI_TEMPLATES if templates == "openai" else len(templates)
+        tokens = self.assumptions.prompt_tokens[self.profile.data.source.kind]
+        prompts = (work.whole + work.partial) * count * self.num_classes
+        of_images = 2 * images * image_tower(model).flop
+        return of_images + prompts * text_tower(model, tokens).flop
+
+    def ranks(self, spec: RunSpec) -> int:
+        """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
+        groups = norm_groups(spec)
+        most = min(groups, self.gpus)
+        return max(n for n in range(1, most + 1) if groups % n == 0)
+
+    def seconds(self, work: Work, device: Device) -> tuple[Span, Span]:
+        """Device-seconds of a whole run, of training and of its evaluations."""
+        spec = work.spec
+        rates = self.assumptions.rates(device, spec)
+        groups = norm_groups(spec) // self.ranks(spec)
+        too_much = groups * self.group_bytes(spec) > MEMORY_SHARE * device.memory_bytes
+        cached = groups > 1 and too_much
+        pair = pair_seconds(spec, rates, self.caption_tokens(spec), cached)
+
+        training = work.pairs * pair * (1 + CHECKPOINT_SHARE)
+        if device.update_seconds:
+            steps = work.pairs / spec.schedule.global_batch_size
+            training += steps * num_weights(spec.model) * device.update_seconds
+        # The low end of the time is the high end of the rates.
+        return training, self.evaluation_flop(work) / rates.evaluation[::-1]
+
+    def kept(self, works: Sequence[Work]) -> np.ndarray:
+        """Share of each run that an early end leaves, (runs, 3).
+
+        Of a dataset's cleaning runs those of the lowest learning rates are given up: they clean
+        nothing.
         """
-        counts = self.counts
-        flops = sum(counts.training(work) + counts.evaluations(work) for work in works)
+        kept = np.ones((len(works), 3))
+        for name, ends in self.assumptions.given_up.items():
+            stoppable = [
+                place
+                for place, work in enumerate(works)
+                if work.spec.dataset == name and work.spec.stop_early
+            ]
+            stoppable.sort(key=lambda place: works[place].spec.schedule.learning_rate)
+            # The low end of the time is the high end of what is given up.
+            for end, share in enumerate(span_of(ends)[::-1]):
+                for place in stoppable[: round(share * len(stoppable))]:
+                    spec = works[place].spec
+                    assert spec.stop_early is not None
+                    kept[place, end] = spec.stop_early.epochs / spec.schedule.epochs
+        return kept
+
+    def start_seconds(self, works: Sequence[Work]) -> Span:
+        """From the start of a process to its first step; it compiles a graph for each number of
+        views.
+        """
+        start = span_of(self.assumptions.start_seconds[self.profile.data.source.kind])
+        views = {work.spec.num_views for work in works if work.spec.compile}
+        start += len(views) * span_of(self.assumptions.compile_seconds)
+        return start
+
+    def hours(self, device: Device) -> dict[str, Span]:
+        """Hours of GPUs for each part and in all, and of the wall clock on `gpus` of them."""
+        training, evaluations, starts, wall = np.zeros((4, 3))
+        for work in self.works_of("pretrain"):
+            start = self.start_seconds([work])
+            ranks = self.ranks(work.spec)
+            trained, evaluated = self.seconds(work, device)
+            training += trained
+            evaluations += evaluated
+            # All ranks of a process wait for what it compiles.
+            starts += ranks * start
+            wall += start + (trained + evaluated) / ranks
+
+        works = self.works_of("clean")
+        seconds = np.array([self.seconds(work, device) for work in works])  # (runs, 2, 3)
+        seconds *= self.kept(works)[:, None]
+        cleaning, cleaned_evaluations = seconds.sum(axis=0)
+        start = self.start_seconds(works)
+        starts += min(len(works), self.gpus) * start
+        wall += start
+        for end, of_runs in enumerate(seconds.sum(axis=1).T):
+            wall[end] += clock([Task(of_run) for of_run in of_runs], self.gpus)
+
+        parts = {
+            "pretrain": training,
+            "clean": cleaning,
+            "evaluate": evaluations + cleaned_evaluations,
+            "start": starts,
+        }
+        parts["total"] = np.sum(list(parts.values()), axis=0)
+        parts["wall"] = wall
+        return {name: value / 3600 for name, value in parts.items()}
+
+    def hours_on_cores(self, count: int) -> Span:
+        """Hours of the clock on so many processor cores, each of which takes a run at a time."""
+        core = self.assumptions.devices["core"]
+        kept = self.kept(self.works)
+        parts = np.array([self.seconds(work, core) for work in self.works])  # (runs, 2, 3)
+        seconds = parts.sum(axis=1) * kept
+        hours = self.start_seconds(self.works) / 3600
+        for end, of_runs in enumerate(seconds.T):
+            tasks = []
+            for work, of_run in zip(self.works, of_runs, strict=True):
+                model = work.spec.model_name, work.spec.seed
+                trains = work.spec.stage == "pretrain"
+                tasks.append(Task(of_run, model, None) if trains else Task(of_run, None, model))
+            hours[end] += clock(tasks, count) / 3600
+        return hours
+
+    def disk(self) -> dict[str, int]:
+        """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
+        data = self.profile.data
+        kind = data.source.kind
+        datasets = [self.dataset] if self.dataset else list(data.num_pairs)
+        pairs = sum(data.num_pairs[name] for name in datasets)
+        poisons = sum(data.poison.num_poisoned[name] for name in datasets)
+        index_bytes = pairs * INDEX_BYTES
+        decoded_bytes = 3 * data.image_size**2  # of an image
+
+        # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
+        images = self.num_images * self.assumptions.image_bytes[kind]
+        files = pairs * self.assumptions.pair_bytes[kind] + images
+        brought = kind == "webdataset"
+
+        # In memory maps: each set of pairs that fits, and the evaluation images, twice where
+        # triggers come before resizing; those of partial evaluations have a file of their own.
+        decoded = self.num_images + (self.profile.clean.images_between or 0) * self.num_classes
+        if self.profile.switches.trigger_geometry == "squash":
+            decoded *= 2
+        for name in datasets:
+            for size in (data.num_pairs[name], *data.cleaning_sizes.values()):
+                if self.assumptions.decoded_once(size, data.image_size**2):
+                    decoded += size
+
+        # Weights and optimizer state of one model; of a cleaned one, one a setting and seed, the
+        # weights alone.
+        state = num_weights(self.profile.pretrain.model) * STATE_BYTES
+        models = len(self.works_of("pretrain"))
+        cleaned = {cleaned_file(work.spec) for work in self.works if work.spec.keeps_cleaned}
         return {
-            "runs": len(works),
-            "pairs": sum(work.pairs for work in works),
-            "evaluations": sum(work.evaluations for work in works),
-            "eflop": flops / 1e18,
+            "incoming": files if brought else 0,
+            "data": index_bytes + (images if brought else files),
+            "poisoned": index_bytes + poisons * decoded_bytes,
+            "cache": decoded * decoded_bytes,
+            "models": models * state + len(cleaned) * state // 3,
+            "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
         }
 
-    def differences(self) -> list[dict[str, Any]]:
-        """Where the profile departs from `paper` on the same data, and the hours of an H100 that
-        each departure saves: those without it less those with it.
+    def content(self) -> dict[str, Any]:
+        """The forecast as JSON content; of drawings, which nobody trains on GPUs, on the processor
+        cores here.
         """
-        paper = load_profile("paper")
-        if self.profile.data != paper.data:
-            return []
+        stages = {}
+        for stage in ("pretrain", "clean"):
+            works = self.works_of(stage)
+            stages[stage] = {
+                "runs": len(works),
+                "pairs": sum(work.pairs for work in works),
+                "evaluations": sum(work.whole + work.partial for work in works),
+            }
+        content: dict[str, Any] = {
+            "profile": self.profile.name,
+            "dataset": self.dataset,
+            "gpus": self.gpus,
+            "stages": stages,
+            "hours": {},
+            "cores": None,
+            "disk_bytes": self.disk(),
+        }
+        if self.profile.data.source.kind == "webdataset":
+            content["hours"] = {
+                name: self.hours(device)
+                for name, device in gpus(self.assumptions).items()
+                if self._fits(device)
+            }
+        else:
+            content["cores"] = {"number": cores(), "hours": self.hours_on_cores(cores())}
+        return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
 
-        result = []
-        device = self.assumptions.devices["h100"]
-        hours = self.hours(device)["total"]
-        for name, fields in _departures(self.profile, paper).items():
-            other = self.profile
-            for stage in STAGES:
-                if f"{stage}.{name}" in fields:
-                    changed = {name: getattr(getattr(paper, stage), name)}
-                    part = getattr(other, stage).model_copy(update=changed)
-                    other = other.model_copy(update={stage: part})
-            counts = counts_of(other, self.assumptions)
-            without = replace(self, profile=other, counts=counts)
-            saved = without.hours(device)["total"] - hours
-
-            theirs, ours = next(iter(fields.values()))
-            # Of a mapping, the entries that differ.
-            if isinstance(theirs, dict) and isinstance(ours, dict):
-                differing = [key for key in ours if theirs.get(key) != ours[key]]
-                theirs = {key: theirs.get(key) for key in differing}
-                ours = {key: ours[key] for key in differing}
-            row = {"field": name, "paper": theirs, "here": ours, "h100_hours": np.sort(saved)}
-            result.append(row)
-        return result
+    def _fits(self, device: Device) -> bool:
+        """Whether the device computes in the runs' arithmetic and holds their BatchNorm groups."""
+        return all(
+            device.knows(work.spec) and self.group_bytes(work.spec) <= device.memory_bytes
+            for work in self.works
+        )
 
 
-Departures: TypeAlias = dict[str, dict[str, tuple[Any, Any]]]
-"""Name of a field to `stage.name`, with the value of `paper` and the one here."""
+def norm_groups(spec: RunSpec) -> int:
+    """BatchNorm groups of a batch."""
+    return spec.schedule.global_batch_size // spec.schedule.norm_batch_size
 
 
-def _departures(here: Profile, paper: Profile) -> Departures:
-    """The fields in which stages differ. A field that both stages have is one departure."""
-    result: Departures = defaultdict(dict)
-    for stage in STAGES:
-        theirs = getattr(paper, stage).model_dump()
-        ours = getattr(here, stage).model_dump()
-        for name in ours:
-            if ours[name] != theirs[name]:
-                result[name][f"{stage}.{name}"] = theirs[name], ours[name]
-    return result
+def pair_seconds(spec: RunSpec, rates: Rates, tokens: int, cached: bool = False) -> Span:
+    """Device-seconds of a training step for each of its pairs, with captions of so many tokens;
+    `cached`: by the gradient cache, which makes the forward pass twice.
+    """
+    # The low end of the time is the high end of the rates.
+    image = image_tower(spec.model).flop / rates.image[::-1]
+    text = text_tower(spec.model, tokens).flop / rates.text[::-1]
+    passes = 1 + BACKWARD + cached
+    return passes * spec.num_views * (image + text)
 
 
 def plan(
-    profile_name: str,
-    gpus: int = AUTHORS_GPUS,
-    utilisation: float | None = None,
-    dataset: Dataset | None = None,
+    profile_name: str, gpus: int = AUTHORS_GPUS, dataset: Dataset | None = None
 ) -> dict[str, Any]:
-    """The forecast of a profile, or of its runs on one dataset, as JSON content; `utilisation`
-    replaces every assumed share.
-    """
-    assumptions = load_assumptions()
-    profile = graph_profile(profile_name)
-    counts = counts_of(profile, assumptions)
-    forecast = Forecast(profile, counts, gpus, assumptions, dataset)
-    devices = assumptions.devices
-    if utilisation is not None:
-        devices = {name: fixed(device, utilisation) for name, device in devices.items()}
-
-    hours = {name: _with_electricity(forecast, device) for name, device in devices.items()}
-    stages = {stage: forecast.totals(forecast.works_of(stage)) for stage in STAGES}
-    works_by_model = defaultdict(list)
-    for work in forecast.works:
-        works_by_model[work.spec.stage, work.spec.model_name].append(work)
-    models = [
-        {"stage": stage, "model_name": name, **forecast.totals(works)}
-        for (stage, name), works in works_by_model.items()
-    ]
-
-    disk = forecast.disk()
-    mirrored = 0
-    if disk["incoming"]:
-        for name in forecast.datasets:
-            mirrored += assumptions.mirror_pair_bytes[name] * profile.data.num_pairs[name]
-    content = {
-        "profile": profile.name,
-        "gpus": gpus,
-        "devices": _fitting(forecast, devices),
-        "pretrain_eflop": stages["pretrain"]["eflop"],
-        "clean_eflop": stages["clean"]["eflop"],
-        "stages": stages,
-        "models": models,
-        "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
-        "hours": hours,
-        "measured": measured_hours(forecast),
-        "differences": forecast.differences(),
-        "disk_bytes": sum(disk.values()),
-        "disk_bytes_by_folder": disk,
-        "incoming_bytes_of_a_mirror": mirrored,
-    }
-    return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
+    """The forecast of a profile, or of its runs on one dataset, as JSON content."""
+    return Forecast(graph_profile(profile_name), gpus, dataset).content()
 
 
-def _with_electricity(forecast: Forecast, device: Device) -> dict[str, Span]:
-    """Hours on a device, and the electricity of its device-hours, data centre included."""
-    assumptions = forecast.assumptions
-    result = forecast.hours(device)
-    kwh = result["total"] * device.watts / 1000 * assumptions.power_usage_effectiveness
-    return result | {"kwh": kwh, "kg_co2e": kwh * assumptions.kg_co2e_per_kwh}
-
-
-def _fitting(forecast: Forecast, devices: Mapping[DeviceName, Device]) -> list[DeviceName]:
-    """The devices that the runs fit, in the order of the file."""
-    # A group of BatchNorm is the least that a GPU takes.
-    pretrainings = forecast.works_of("pretrain")
-    largest = max(group_bytes_of(work.spec) for work in pretrainings)
-    result: list[DeviceName] = []
-    for name, device in devices.items():
-        if name != "core" and largest <= device.memory_bytes:
-            result.append(name)
-
-    # Nobody trains on processors what is to be computed in TF32 or bfloat16.
-    if all(work.spec.precision == "fp32" for work in forecast.works):
-        result.append("core")
-    return result
-
-
-def write_counted() -> None:
-    """Count the models of all profiles anew, and write what was counted for their plans."""
-    counted().clear()
-    for name in profile_names():
-        plan(name)
-    replace_json(COUNTED, dict(sorted(counted().items())))
-
-
-def fixed(device: Device, utilisation: float) -> Device:
-    """The device with one share of its peak in every arithmetic."""
-    share = (utilisation, utilisation)
-    same = (1.0, 1.0)
-    changes = {
-        "image": dict.fromkeys(device.image, share),
-        "text": dict.fromkeys(device.text, share),
-        "text_in_parts": 1.0,
-        "deterministic": 1.0,
-        "compiled": same,
-        "evaluation": dict.fromkeys(device.evaluation, same),
-    }
-    return device.model_copy(update=changes)
-
-
-def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
-    """Hours at the rates that gpu-check measured; None if it has not, or not in this arithmetic."""
-    if not MEASURED.exists():
-        return None
-    content = json.loads(MEASURED.read_bytes())
-    spec = forecast.works[0].spec
-    [kind, *others] = {arithmetic(work.spec.precision, work.spec) for work in forecast.works}
-    of = content["flops"].get(kind)
-    if of is None or others or spec.evaluation_precision != spec.precision:
-        return None
-
-    # A device with a peak of 1 TFLOP/s, of which the towers and evaluations have these multiples.
-    image = of["image"] / 1e12
-    text = of["text"] / 1e12
-    folded = of["evaluation"] / 1e12 / image
-    changes = {
-        "peak_tflops": {spec.precision: 1.0},
-        "memory_bytes": content["memory_bytes"],
-        "image": {spec.precision: (image, image)},
-        "text": {spec.precision: (text, text)},
-        "evaluation": dict.fromkeys(("plain", "folded"), (folded, folded)),
-    }
-    gpu = fixed(forecast.assumptions.devices["a100"], 1.0)
-    hours = forecast.hours(gpu.model_copy(update=changes))
-    return {"device": content["device"], **hours}
-
-
-def cost_command(profile_name: str, as_json: bool, *options: Any) -> None:
-    """Print the forecast, for people or as JSON; `options` are those of `plan`."""
-    content = plan(profile_name, *options)
+def plan_command(profile_name: str, as_json: bool, gpus: int, dataset: Dataset | None) -> None:
+    """Print the forecast, as Markdown or as JSON."""
+    content = plan(profile_name, gpus, dataset)
     print(json.dumps(content, indent=1) if as_json else cost_table(content))
 
 
 def cost_table(content: dict[str, Any]) -> str:
-    """The forecast as Markdown: work, hours by device, departures from the paper, disk."""
-    text = Path(__file__).with_name("forecast.md.j2").read_text(encoding="utf-8")
-    template = Template(text, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return str(template.render(content, span=span))
+    """The forecast as Markdown: runs, hours by device, disk."""
+    rows = [
+        (stage, *(f"{of[count]:,}" for count in ("runs", "pairs", "evaluations")))
+        for stage, of in content["stages"].items()
+    ]
+    lines = table_lines((content["profile"], "runs", "pairs", "evaluations"), rows)
+
+    if content["hours"]:
+        rows = [(name, *map(span, parts.values())) for name, parts in content["hours"].items()]
+        clock = f"clock, on {content['gpus']}"
+        heads = ("device", "pretrain", "clean", "evaluate", "start and compile", "in all", clock)
+        lines += ["", "Low, middle and high, in hours of one GPU, and at last of the clock:", ""]
+        lines += table_lines(heads, rows)
+    if of := content["cores"]:
+        minutes = span([60 * hours for hours in of["hours"]])
+        lines += [
+            "",
+            f"The runs take {minutes} minutes on {of['number']} cores, as there are here.",
+        ]
+
+    disk = content["disk_bytes"]
+    folders = ", ".join(f"`{name}` {size / 1e9:.3g}" for name, size in disk.items() if size)
+    lines += ["", f"Disk: {sum(disk.values()) / 1e9:,.3g} GB ({folders})."]
+    return "\n".join([*lines, "Assumptions and their sources: specs/plan.yaml."])
 
 
 def span(values: Sequence[float]) -> str:

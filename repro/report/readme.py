@@ -8,7 +8,7 @@ from typing import Any
 from repro.files import replace_file
 from repro.ledger import LedgerError
 from repro.markdown import fill, table_lines
-from repro.plan.forecast import cost_table, plan, write_counted
+from repro.plan.forecast import cost_table, plan
 from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.findings import DOCUMENTED, write_findings
@@ -28,8 +28,7 @@ SHOWN = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 
 
 def write_generated() -> None:
-    """Write the generated parts of README.md, specs and docs, and the counts of `plan`."""
-    write_counted()
+    """Write the generated parts of README.md, specs and docs."""
     for profile, gpus in PLANS.items():
         fill(PLANS_PAGE, f"plan-{profile}", cost_table(plan(profile, gpus)))
     write_findings()

@@ -19,7 +19,6 @@ from rich.text import Text
 
 from repro.runs.signals import CALLER
 from repro.view.archive import Archive, archive_of_profile
-from repro.view.remaining import count_model
 from repro.view.states import RunState
 from repro.view.watched import View, Watched
 
@@ -261,7 +260,6 @@ def watching(watched: Callable[[], Watched]) -> Iterator[None]:
         yield
         return
     runs = watched()
-    count_model(runs.profile)
     began = time.time()
     with drawing(Board(runs, lambda: runs.look(began))):
         yield

@@ -4,13 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 
 from repro.data.memory import cores, devices
 from repro.launch.places import count_from_environment
 from repro.plan.assumptions import load_assumptions
-from repro.plan.counted import counts_of
 from repro.plan.forecast import Forecast
-from repro.runs.signals import leaving_at_once
 from repro.spec import Profile, RunSpec
 from repro.view.states import RunState
 
@@ -18,8 +17,6 @@ STAGE_SECONDS = {"data": 28.0, "report": 28.0}
 """Of stages without runs, on two cores of an AMD EPYC, at the profile `smoke`; others take one."""
 PAIR_SECONDS = 9e-4
 """More of the stage `data` for each pair of the profile."""
-UPDATE_SECONDS = 5e-9
-"""Of an optimizer step of a core, for each weight: no FLOPs, but memory."""
 TRUST_SECONDS = 10.0
 """Expected seconds after which what was measured counts as much as what was expected."""
 
@@ -33,8 +30,6 @@ class Remaining:
     """How long the runs of a profile take on the devices of this machine."""
 
     profile: Profile
-    slow: float = 0.5
-    """Where between the fastest machine of the plan, 0, and the slowest, 1, by factors."""
 
     @cached_property
     def epoch_seconds(self) -> dict[Alike, float]:
@@ -42,19 +37,15 @@ class Remaining:
         assumptions = load_assumptions()
         gpus = len(devices())
         device = assumptions.devices["a100" if gpus else "core"]
-        counts = counts_of(self.profile, assumptions)
-        forecast = Forecast(self.profile, counts, gpus or slots(), assumptions)
+        forecast = Forecast(self.profile, gpus or slots())
         seconds = {}
         for work in forecast.works:
             training, evaluating = forecast.seconds(work, device)
             low, _, high = (training + evaluating).tolist()
             # In the middle, a machine of either end is off by the same factor.
-            whole = low * (high / low) ** self.slow
+            whole = sqrt(low * high)
             if gpus:
                 whole /= forecast.ranks(work.spec)
-            else:
-                steps = work.pairs / work.spec.schedule.global_batch_size
-                whole += UPDATE_SECONDS * steps * counts.parameters
             seconds[alike(work.spec)] = whole / work.spec.schedule.epochs
         return seconds
 
@@ -104,15 +95,6 @@ class Remaining:
             if not end:
                 left += max(0.0, seconds - (time.time() - begin if begin else 0.0))
         return left
-
-
-def count_model(profile: Profile) -> None:
-    """Have the profile's model counted, which takes seconds for one of one's own.
-
-    Before the board is drawn, for a stop signal does not reach its thread.
-    """
-    with leaving_at_once():
-        counts_of(profile, load_assumptions())
 
 
 def alike(spec: RunSpec) -> Alike:

@@ -185,13 +185,6 @@ class Watched:
             return call
         return None
 
-    def from_nothing(self) -> tuple[float, float]:
-        """Seconds of a call that finds nothing made, on a fast machine and on a slow one."""
-        states = [RunState(spec) for spec, _ in self.runs]
-        fast = Remaining(self.profile, slow=0.0)
-        slow = Remaining(self.profile, slow=1.0)
-        return fast.seconds(states, self.stages), slow.seconds(states, self.stages)
-
 
 def _lent(study: Study, due: list[RunSpec]) -> list[RunSpec]:
     """Pre-trainings of other studies' models that the runs start from and that are not there."""

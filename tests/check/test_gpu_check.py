@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from repro.check import __main__ as gpu_check
 from repro.check import processes, training
 from repro.check.noise import FULL, TOY, WIDE, Check, Scale, Trainee, batch
-from repro.plan import forecast
+from repro.plan import assumptions
 from tests.support.ranks import one_thread
 
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ def test_rates_lie_where_plan_reads_them_though_a_check_fails(
         "memory_bytes": 80 * 10**9,
         "flops": rates,
     }
-    assert Path("work/gpu-check.json") == forecast.MEASURED
+    assert Path("work/gpu-check.json") == assumptions.MEASURED
 
 
 def test_it_needs_neither_dvc_nor_sacred(root: Path) -> None:

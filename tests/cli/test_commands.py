@@ -51,7 +51,6 @@ MISTAKES = {
     f"run-one pretrain {CELL} --run seed9": "repro: run: 'seed9' (allowed: seed0)",
     "omniboard --port many": "'many' is not a valid integer",
     "plan smoke --gpus 0": "'--gpus': 0 is not in the range x>=1",
-    "plan smoke --utilisation 1.5": "'--utilisation': 1.5 is not in the range 0<x<=1",
     "evaluate smoke --checkpoint c --format open_clip --images i --trigger badnett": "'badnett' is not",
 }
 """Call to a part of what it says."""
@@ -155,7 +154,7 @@ def test_the_list_of_studies_has_the_question_of_each(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("profile", profile_names(Path(__file__).parents[2] / "specs"))
-def test_the_cost_of_a_profile_is_a_sentence_of_a_second(profile: str, root: Path) -> None:
+def test_the_cost_of_a_profile_takes_a_second(profile: str, root: Path) -> None:
     """Of processor time, on a slow machine too: no torch, and no model is built."""
     code = (
         "import sys, time, repro.__main__ as m\n"
@@ -164,8 +163,7 @@ def test_the_cost_of_a_profile_is_a_sentence_of_a_second(profile: str, root: Pat
     )
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    assert said.startswith(f"{profile}: ")
-    assert said.count("\n") == 1
+    assert said.startswith(f"| {profile} | runs |")
 
 
 def test_help_is_quick_and_loads_nothing_heavy(root: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from repro.data.shards import PairStore
-from repro.plan.assumptions import num_evaluation_images
+from repro.plan.work import num_evaluation_images
 from repro.profile import load_classnames, load_profile
 from repro.sources.icons import build
 from repro.sources.icons.build import build_icons
