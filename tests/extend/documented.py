@@ -45,8 +45,9 @@ def extend(copy: Path, blocks: list[tuple[str, str]]) -> set[str]:
     before = contents(copy)
     for name, text in blocks:
         path = copy / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         old = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.write_text(_edited(path.suffix, old, text), encoding="utf-8")
+        path.write_text(_edited(old, text), encoding="utf-8")
     after = contents(copy)
     return {name for name in after if after[name] != before.get(name)}
 
@@ -61,18 +62,8 @@ def contents(copy: Path) -> dict[str, bytes]:
     }
 
 
-def _edited(suffix: str, old: str, text: str) -> str:
-    if old and suffix == ".yaml":
-        return _after(old, "\n  measures:", "\n" + textwrap.indent(text.rstrip(), "    "))
-    if not old:
-        return text
-    return _with_entries(old, text)
-
-
-def _after(old: str, place: str, text: str) -> str:
-    head, found, tail = old.partition(place)
-    assert found, place
-    return head + found + text + tail
+def _edited(old: str, text: str) -> str:
+    return _with_entries(old, text) if old else text
 
 
 def _with_entries(old: str, text: str) -> str:

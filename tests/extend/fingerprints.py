@@ -36,5 +36,5 @@ def _named(name: str, runs: list[RunSpec]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    found = digests(but=["toys"])
+    found = digests(but=["mine"])
     print(json.dumps({"package": str(Path(repro.__file__).parent), "digests": found}))

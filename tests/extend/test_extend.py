@@ -12,16 +12,13 @@ import pytest
 from safetensors.torch import load_file
 
 from repro.data.shards import PairStore
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.profile import load_profile
 from repro.train.build import build_model
 from tests.extend import fingerprints
 from tests.extend.documented import copy_of_package, extend, sections
-from tests.support.ledger import outcome, write_run
 from tests.support.visible import visible_text
 
-BOUNDS = {"A trigger": 2, "An objective": 2, "A defence": 2}
-BOUNDS |= {"A measure of the verdicts": 2, "A figure": 1, "A table column": 1}
-BOUNDS |= {"A profile or a study": 1}
+BOUNDS = {"A trigger": 2, "An objective": 2, "A defence": 2, "The row of a new entry": 1}
 """Files that an extension may touch at most."""
 NUMBERS = {"one": 1, "two": 2}
 
@@ -42,17 +39,10 @@ def touched(
 
 @pytest.fixture(scope="module")
 def reported(touched: tuple[Path, dict[str, set[str]]]) -> Path:
-    """The report of `smoke` with the study of the new entries; its own runs are made up."""
+    """The report of `smoke` with the study of the new entries."""
     copy, _ = touched
-    profile = load_profile("smoke")
-    runs = [*pretrain_runs(profile, "cc3m"), *clean_runs(profile, "cc3m")]
-    for spec in runs:
-        if spec.stage == "pretrain" or spec.loss == "mmcl_ssl":
-            rate = min(1.0, spec.schedule.learning_rate / 1e-3)
-            write_run(copy, spec, [outcome(spec, step / 2, rate) for step in range(3)])
-
-    python(copy, "-m", "repro", "study", "toys")
-    python(copy, "-m", "repro", "report", "--profile", "smoke")
+    python(copy, "-m", "repro", "study", "mine")
+    python(copy, "-m", "repro", "report", "smoke")
     return copy / "report/build/smoke"
 
 
@@ -89,19 +79,28 @@ def test_no_run_that_does_not_name_them_changes(
 
 def test_trainings_name_the_new_entries(reported: Path) -> None:
     copy = reported.parents[2]
-    records = copy.glob("work/studies/toys/**/run.json")
-    specs = [json.loads(path.read_text())["spec"] for path in records]
-    assert {spec["stage"] for spec in specs} == {"pretrain", "clean"}
-    assert len(specs) == 2
-    triggers = [spec["trigger"] for spec in specs]
-    assert triggers == [{"name": "checkerboard", "patch_size": 8}] * 2
-    assert {spec["pretrain_objective"] for spec in specs} == {"sigmoid"}
+    records = [
+        (path.parent, json.loads(path.read_text())["spec"])
+        for path in copy.glob("work/studies/mine/**/run.json")
+    ]
+    (defended,) = (
+        spec for _, spec in records if (spec["variant"], spec["stage"]) == ("l2_sp", "clean")
+    )
+    assert defended["defence"] == {"name": "l2_sp", "weight": 0.5}
 
-    texts = [path.read_text() for path in copy.glob("work/studies/toys/**/rows.jsonl")]
-    losses = [json.loads(line)["train_loss"] for line in "".join(texts).splitlines()]
-    terms = [set(loss) for loss in losses if loss]
-    assert {"loss", "sigmoid"} in terms
-    assert {"loss", "mmcl", "ssl"} in terms
+    sigmoids = {spec["stage"]: (folder, spec) for folder, spec in records if is_sigmoid(spec)}
+    assert sigmoids.keys() == {"pretrain", "clean"}
+    terms = {}
+    for stage, (folder, spec) in sigmoids.items():
+        assert spec["trigger"] == {"name": "checkerboard", "patch_size": 8}
+        rows = (folder / "rows.jsonl").read_text().splitlines()
+        losses = [json.loads(row)["train_loss"] for row in rows]
+        terms[stage] = {term for loss in losses if loss for term in loss}
+    assert terms == {"pretrain": {"loss", "sigmoid"}, "clean": {"loss", "mmcl", "ssl"}}
+
+
+def is_sigmoid(spec: dict[str, Any]) -> bool:
+    return bool(spec["pretrain_objective"] == "sigmoid")
 
 
 def test_the_checkerboard_lies_in_its_corner_by_the_size_of_the_study(reported: Path) -> None:
@@ -120,36 +119,27 @@ def test_the_checkerboard_lies_in_its_corner_by_the_size_of_the_study(reported: 
 def test_a_model_of_an_objective_with_modules_is_one_like_all_others(reported: Path) -> None:
     """Pre-trained with its bias, cleaned and loaded without."""
     copy = reported.parents[2]
-    (path,) = copy.glob("models/**/*seed0/model.safetensors")
-    (moments,) = copy.glob("models/**/*seed0/optimizer.safetensors")
+    (path,) = copy.glob("models/**/cc3m-sigmoid/*seed0/model.safetensors")
+    (moments,) = copy.glob("models/**/cc3m-sigmoid/*seed0/optimizer.safetensors")
     for file in (path, moments):
         assert not [name for name in load_file(file) if name.startswith("objective")]
     model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
     model.load_state_dict(load_file(path))
 
 
-def test_the_defence_draws_the_weights_towards_their_start(
+def test_the_test_of_the_defence_passes_and_can_fail(
     touched: tuple[Path, dict[str, set[str]]],
 ) -> None:
-    """One plain step of SGD at 0.1 from weights of 3 with a start of 1, a gradient of 0 and a
-    weight of 0.5: 3 - 0.1 * 0.5 * 2.
-    """
     copy, _ = touched
-    code = (
-        "import torch\n"
-        "from repro.train.defences import DEFENCES\n"
-        "from repro.train.objectives import Step\n"
-        "model = torch.nn.Linear(2, 1, bias=False)\n"
-        "torch.nn.init.constant_(model.weight, 3.0)\n"
-        "def backward():\n"
-        "    model.weight.grad = torch.zeros_like(model.weight)\n"
-        "    return {'loss': torch.zeros(())}\n"
-        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "start = {'weight': torch.ones(1, 2)}\n"
-        "DEFENCES['l2_sp'].step(Step(model, optimizer, backward, {'weight': 0.5}, start))\n"
-        "print(model.weight.tolist()[0])"
-    )
-    assert json.loads(python(copy, "-c", code)) == pytest.approx([2.9, 2.9])
+    test = copy / "tests/train/test_l2_sp.py"
+    python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test))
+
+    stronger = copy / "tests/train/test_l2_sp_stronger.py"
+    stronger.write_text(test.read_text().replace('{"weight": 0.5}', '{"weight": 0.6}'))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(stronger)]
+    first = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(command, cwd=copy, env=first, capture_output=True, text=True)
+    assert "1 failed" in done.stdout
 
 
 def test_the_examples_are_typed(touched: tuple[Path, dict[str, set[str]]], root: Path) -> None:
@@ -162,25 +152,14 @@ def test_the_examples_are_typed(touched: tuple[Path, dict[str, set[str]]], root:
 def test_the_report_shows_the_new_entries(reported: Path) -> None:
     document: dict[str, Any] = json.loads((reported / "report.json").read_text())
     (study,) = document["studies"]
-    assert study["triggers"] == {"checkerboard": "checkerboard in the lower right corner"}
-    assert study["defences"] == {"l2_sp": "decay to the start"}
-    (row,) = study["rows"]
-    assert row["pretrain_objective"] == "sigmoid"
-    assert row["tried"] == 1
-    measures = [of["measure"] for of in document["verdicts"]["exploratory"]]
-    assert "highest_asr" in measures
+    assert study["triggers"]["checkerboard"] == "checkerboard in the lower right corner"
+    assert study["defences"]["l2_sp"] == "decay to the start"
+    rows = {row["variant"]: row for row in study["rows"]}
+    assert rows.keys() == {"plain", "l2_sp", "sigmoid"}
+    assert rows["sigmoid"]["pretrain_objective"] == "sigmoid"
+    assert rows["l2_sp"]["tried"] == 1
 
-    studies, index = (
-        visible_text((reported / name).read_text()) for name in ("studies.html", "index.html")
-    )
-    shown = "Triggers: checkerboard in the lower right corner. Defences: decay to the start."
-    assert shown in studies
+    studies = visible_text((reported / "studies.html").read_text())
+    assert "checkerboard in the lower right corner" in studies
+    assert "decay to the start" in studies
     assert "CC3M, 100K, sigmoid loss (1)" in studies
-    assert "Highest ASR" in index
-    assert "Evaluations by their ASR." in index
-    assert (reported / "figures/histogram.pdf").is_file()
-    table = index[index.index("Table 1.") : index.index("Table 2.")]
-    assert "| Lost: paper" in table
-    assert "| 16.9" in table  # 1 - 0.1416 / 0.1704
-    assert "Lost: paper" in (reported / "report.tex").read_text()
-    assert "lost_paper" in (reported / "table1.csv").read_text().splitlines()[0]
