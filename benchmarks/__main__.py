@@ -1,5 +1,5 @@
 """`python -m benchmarks [NAME...]`: measure all, or some; `--docs` writes what was measured into
-docs/usage.md.
+benchmarks/README.md.
 
 `benchmarks/build/bench.json` holds `{name: {"ratio", "unit", "runs"}}`, ratio the median of the
 runs;
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--docs",
         action="store_true",
-        help="measure nothing, write the last measurements into docs/usage.md",
+        help="measure nothing, write the last measurements into benchmarks/README.md",
     )
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(NAMES | BESIDES)):
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     if chosen.docs:
         from repro.markdown import fill
 
-        fill(Path("docs/usage.md"), "speed", block)
+        fill(Path("benchmarks/README.md"), "speed", block)
 
 
 def measure(names: list[str]) -> None:
