@@ -21,6 +21,7 @@ PAGES = [*sorted(Path().glob("*.md")), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```", re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+MODULE = re.compile(r"(?<![\w/])repro/[\w/]+\.py\b")
 VARIABLE = re.compile(r"\b(?:REPRO_[A-Z_]*[A-Z]|MONGO_URL(?:_FILE)?)\b")
 
 
@@ -48,6 +49,12 @@ def anchors(page: Path) -> set[str]:
         words = re.sub(r"[^\w\- ]", "", heading.lower())
         found.add(words.replace(" ", "-"))
     return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    named = MODULE.findall(page.read_text(encoding="utf-8"))
+    assert [name for name in named if not Path(name).is_file()] == []
 
 
 def test_the_table_has_every_environment_variable_of_the_package(root: Path) -> None:
