@@ -22,15 +22,14 @@ from repro.report.authors import authors_points
 from repro.report.cells import DATASETS, PANELS, Cell
 from repro.report.check import sentence_of
 from repro.report.claims import Paper, load_claims
-from repro.report.document import build_document, joined, plain
+from repro.report.document import build_document, plain
 from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
-from repro.report.pages.interactive import clouds, run_pages
 from repro.report.pages.tables import tables, verdict_table
 from repro.report.paper_tables import authors_kept
-from repro.report.points import accuracy_kept
+from repro.report.points import accuracy_kept, joined
 from repro.report.reading import Document
 from repro.report.studies import StudyResults, evidence_of, read_study_results
 from repro.runs.inputs import check_stores
@@ -103,10 +102,7 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     present = list(files)
     if latex_too and latex.compile_pdf(out, document):
         present.append("report.pdf")
-    runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
-    specs = {run.folder: run.record.spec for run in runs}
-    shown = clouds(document, points), run_pages(document, points, specs)
-    _write(out, pages(document, drawn, gallery, present, *shown))
+    _write(out, pages(document, drawn, gallery, present))
     return document
 
 
@@ -155,7 +151,7 @@ def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
         own = pd.DataFrame(made[name].records()) if name in made else None
         frames[f"{name}.csv"] = pd.concat([rows, own], axis=1)
     verdicts = verdict_table(document).records()
-    frames |= {"verdicts.csv": pd.DataFrame(verdicts), "bench.csv": flat(document["bench"])}
+    frames["verdicts.csv"] = pd.DataFrame(verdicts)
     files = {METRICS: json.dumps(metrics(document), indent=1) + "\n"}
     for name, table in frames.items():
         if len(table.columns):

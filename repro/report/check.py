@@ -19,12 +19,12 @@ from repro.ledger import CLEANED, IDENTITY, LedgerError, Row
 from repro.markdown import table_lines
 from repro.profile import chosen_profile, load_profile, runs_of
 from repro.report.claims import load_claims
-from repro.report.document import joined
 from repro.report.evidence import folder_of, unusable
-from repro.report.judgements import OwnValue, own_starts, own_values
-from repro.report.measures import Context, Evaluations
-from repro.report.points import FinishedRun, archived_runs, evaluations
+from repro.report.measures import Context, Evaluations, measured
+from repro.report.points import FinishedRun, archived_runs, evaluations, joined
+from repro.report.statements import OwnValue, own_starts, own_values
 from repro.report.studies import (
+    REPLICATES,
     SUMS,
     StudyResults,
     archive_problems,
@@ -32,7 +32,6 @@ from repro.report.studies import (
     read_study_results,
     replicated_runs,
 )
-from repro.report.study_tables import REPLICATES
 from repro.runs.published import ROWS, read_run
 from repro.spec import Profile, digest
 from repro.study.archive import write_archive
@@ -357,7 +356,8 @@ def _measures(subject: Subject, studies: Sequence[StudyResults]) -> list[OwnValu
     like_archived = [run for run in subject.runs if kinds[id(run)] in known]
     own = evaluations(like_archived, profile.switches.asr_denominator)
     by_arm = Evaluations(joined(own.assign(variant=""), study.frame), Context.of(claims, profile))
-    return [*own_starts(by_arm, arms), *own_values(by_arm, arms, claims.rules)]
+    starts = own_starts(measured(by_arm), arms)
+    return [*starts, *own_values(by_arm, arms, claims.rules)]
 
 
 def _outliers(measures: Sequence[OwnValue]) -> Iterator[str]:

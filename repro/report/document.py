@@ -9,34 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from pydantic import TypeAdapter
 
 from repro.files import file_sha256
 from repro.report import paper_tables
-from repro.report.answer import answer
 from repro.report.authors import authors_notices
-from repro.report.bench import bench
-from repro.report.cells import CELLS
-from repro.report.claims import CLAIMS, Claims, Paper
-from repro.report.draws import draws
+from repro.report.claims import CLAIMS, Claims
+from repro.report.comparisons import Judged, Scope
 from repro.report.evidence import Evidence
-from repro.report.judgements import (
-    experimental_seeds,
-    judged_claims,
-    own_values,
-    stated_hypotheses,
-)
-from repro.report.measures import Context, Evaluations
-from repro.report.resistance import mechanism, resistance
-from repro.report.scales import larger_scale, scale_rows, settings_table
-from repro.report.studies import (
-    StudyResults,
-    rank_notices,
-    studied,
-    whole_seeds,
-)
-from repro.report.verdicts import scope_of, verdicts
+from repro.report.prose import answer
+from repro.report.resistance import resistance
+from repro.report.results import Results, results_of
+from repro.report.scales import scale_rows, settings_table
+from repro.report.seeds import Verdict
+from repro.report.statements import JudgedClaim, JudgedHypothesis
+from repro.report.studies import StudyResults, rank_notices, studied
+from repro.report.tables import conditions
 
 PROVENANCE = {
     "status",
@@ -63,26 +51,12 @@ def build_document(
     The caller adds `context`, which holds no results.
     """
     profile, paper = evidence.profile, claims.paper
-    context = Context.of(claims, profile)
-    frame = joined(
-        # Runs of an archive that stand for the profile's own are a study of their own, and those of
-        # another profile than the one that is named are of none.
-        evidence.frame[:0] if evidence.archived or evidence.departures else evidence.frame,
-        *(study.frame for study in studies),
-        authors_rows(evidence, paper),
-    )
-    by_arm = Evaluations(frame, context)
-    scope = scope_of(profile)
-    judged = verdicts(by_arm, claims, profile.name, whole_seeds(studies), scope)
+    results = results_of(evidence, claims, studies)
+    judged, by_arm = results.verdicts, results.evaluations
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
-    # Nothing of the confirmation is told before it is whole.
-    confirmed = judged.confirmed_seeds if judged.confirmed else []
-    about = studied(studies, by_arm, profile.evaluate.confidence)
-    of_draws = draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name))
-    hypotheses = stated_hypotheses(studies, by_arm)
-    larger = larger_scale(profile.name, claims)
+    said = answer(results)
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
     runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
@@ -103,35 +77,47 @@ def build_document(
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, by_arm, larger.evaluations, claims, arms),
+        "scales": scale_rows(profile.name, by_arm, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, of_draws, context.rate, hypotheses, larger),
-        "verdicts": judged,
+        "answer": said and {"headline": said[0], "lines": said[1]},
+        "conditions": conditions(results).content,
+        "verdicts": {
+            "arms": arms,
+            "seeds": judged.seeds,
+            "exploratory": measures_of(judged.exploratory, results),
+            "confirmed": measures_of(judged.confirmed, results) if judged.confirmed else None,
+            "confirmed_seeds": judged.confirmed_seeds,
+            "planned_seeds": judged.planned_seeds,
+            "secondary": [
+                {
+                    "name": name,
+                    "why": claims.rules.secondary[name].why,
+                    "measures": measures_of(cells, results),
+                }
+                for name, cells in judged.secondary.items()
+            ],
+            "authors": measures_of(judged.authors, results),
+        },
         "larger": {
-            "measures": larger.measures if archived else [],
-            "predicted": larger.predicted if archived else "",
+            "measures": measures_of(results.of_larger, results) if archived else [],
+            "predicted": results.predicted_of_larger if archived else "",
         },
         # The report's own run, drawn beside the archived seeds.
         "own_cells": resistance(by_arm, "/").cells if archived and evidence.runs else [],
-        "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
-        "claims": judged_claims(by_arm, claims, judged, scope),
+        "own_run": results.own if archived else [],
+        "claims": [_claim(of, results.scope) for of in results.judged_claims],
         "tables": {
             "table1": {"rows": paper_tables.table1(evidence, paper)},
             "table2": {"rows": paper_tables.table2(evidence, paper)},
         },
         "figures": paper_tables.figures(paper),
         "resistance": resistance(by_arm, arms.mmcl_ssl),
-        "mechanism": mechanism(
-            frame,
-            context.rate,
-            {*judged.seeds, *confirmed, *experimental_seeds(studies)},
-        ),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
-        **vars(about),
-        "hypotheses": hypotheses,
-        "draws": of_draws,
-        "bench": bench(studies, by_arm),
+        **vars(studied(studies, by_arm, profile.evaluate.confidence)),
+        "hypotheses": {
+            name: [_hypothesis(of) for of in rows] for name, rows in results.hypotheses.items()
+        },
         "runs": {
             run.folder: run.record.model_dump(include=PROVENANCE)
             | {"sha256": run.sha256, "diverged": run.diverged, "seed": run.record.spec.seed}
@@ -146,7 +132,7 @@ def build_document(
         ],
         "notices": [
             *evidence.notices,
-            *rank_notices(evidence.runs, [*studies, *(larger.studies if archived else ())]),
+            *rank_notices(evidence.runs, [*studies, *(results.larger if archived else ())]),
             *authors_notices(evidence.files),
         ],
         "authors_files": evidence.files,
@@ -157,24 +143,67 @@ def build_document(
     }
 
 
+def measures_of(cells: Sequence[Judged], results: Results) -> list[dict[str, Any]]:
+    """Verdicts as objects of report.json, one a measure."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        rule = results.claims.rules.measures[cell.measure.name]
+        measure = found.setdefault(
+            cell.measure.name,
+            {
+                "measure": cell.measure.name,
+                "title": cell.measure.title,
+                "unit": cell.measure.unit,
+                "negligible": rule.negligible,
+                "paper": rule.paper,
+                "fixed": cell.fixed,
+                "scope": results.scope,
+                "cells": [],
+                "pooled": None,
+                "verdict": Verdict.UNDECIDED,
+            },
+        )
+        if cell.of.setting:
+            measure["cells"].append(_cell(cell))
+        else:
+            measure |= {"pooled": _cell(cell), "verdict": cell.verdict}
+    return list(found.values())
+
+
+def _cell(cell: Judged) -> dict[str, Any]:
+    dataset, size = cell.of.setting or (None, None)
+    names = ("marks", "mmcl", "mmcl_ssl", "difference", "p", "p_holm", "alone", "verdict", "reason")
+    return {
+        "dataset": dataset,
+        "clean_size": size,
+        "comparator": cell.of.comparator,
+        "control": cell.of.controls.get("mmcl"),
+        "control_ssl": cell.of.controls.get("mmcl_ssl"),
+        "start_accuracy": cell.of.start_accuracy,
+        "start_asr": cell.of.start_asr,
+        **{name: getattr(cell, name) for name in names},
+    }
+
+
+def _claim(of: JudgedClaim, scope: Scope) -> dict[str, Any]:
+    stated = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
+    claim = of.claim
+    names = ("fixed", "verdict", "evidence", "authors_verdict", "authors_evidence")
+    return {
+        **claim.model_dump(include=stated),
+        "measured": of.words,
+        "expect": claim.expect.words,
+        "direction": claim.direction.words if claim.direction else None,
+        "scope": scope,
+        **{name: getattr(of, name) for name in names},
+    }
+
+
+def _hypothesis(of: JudgedHypothesis) -> dict[str, Any]:
+    names = ("setting", "means", "weak", "sum", "p", "verdict", "seeds_needed")
+    return of.hypothesis.model_dump() | {name: getattr(of, name) for name in names}
+
+
 def plain(content: Any) -> Any:
     """Results as JSON content: dataclasses and models as objects, NaN and infinity as null."""
     return TypeAdapter(Any).dump_python(content, mode="json", fallback=np.generic.item)
-
-
-def authors_rows(evidence: Evidence, paper: Paper) -> pd.DataFrame:
-    """The authors' points as one seed, each cell with its start model.
-
-    Steps are not in the files, so that `step` counts the points of a series.
-    """
-    points = evidence.authors_frame
-    starts = [paper_tables.authors_start(evidence, paper, cell) for cell in CELLS]
-    before = pd.DataFrame([start for start in starts if start], columns=points.columns)
-    after = points[points.step != 0]
-    both = joined(before.assign(step=0), after.assign(step=after["index"] + 1))
-    return both.assign(seed=0, epoch=0.0).astype({"learning_rate": float})
-
-
-def joined(*frames: pd.DataFrame) -> pd.DataFrame:
-    """Tables one after the other; columns of an empty one would lose their types."""
-    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)

@@ -149,3 +149,8 @@ def accuracy_kept(frame: pd.DataFrame) -> pd.Series:
     """Accuracies as shares of the start's; NaN where it is not known, or nothing was right."""
     starts = start_models(frame).set_index(MODEL).accuracy.rename("start")
     return frame.accuracy / frame.join(starts, on=MODEL).start.replace(0, math.nan)
+
+
+def joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Tables one after the other; columns of an empty one would lose their types."""
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)

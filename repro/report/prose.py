@@ -15,8 +15,10 @@ table that is not there and models that were not run are errors of the same kind
 """
 
 import re
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ from repro.markdown import filled
 from repro.report import tables
 from repro.report.cells import CLEANCLIP
 from repro.report.comparisons import Judged, Setting, first, in_all_settings
-from repro.report.format import BOUNDS, factor, percent
+from repro.report.format import BOUNDS, factor, percent, rate
 from repro.report.measures import BY_NAME, Models, at_rate
-from repro.report.results import Results
+from repro.report.results import Results, archived_results
 from repro.report.seeds import SUPPORTING, Estimate, Term, contrast, estimate, seeds_of
 from repro.spec import SpecError
 
+DOCUMENTED = "mini"
+"""The profile that the texts are about."""
 WRITTEN = Path("docs/written")
 PAGES = {"findings.md.j2": Path("docs/findings.md")}
 """Texts that are a whole page."""
@@ -115,6 +119,20 @@ def ends(found: Estimate, words: Callable[[float], str]) -> str:
     return plain(f" [{', '.join(map(words, found.interval))}]")
 
 
+def paragraphs(text: str) -> str:
+    """A text with lines of README's width; items keep their indent."""
+
+    def wrapped(part: str) -> str:
+        indent = "  " if part.startswith("- ") else ""
+        return textwrap.fill(
+            " ".join(part.split()), 110, break_on_hyphens=False, subsequent_indent=indent
+        )
+
+    parts = re.split(r"\n\n|\n(?=- )", text.strip())
+    first, *items = map(wrapped, parts)
+    return "\n\n".join([first, "\n".join(items)])
+
+
 def plain(text: str) -> str:
     """Signs that are in ASCII, as Markdown is read in terminals too."""
     return text.translate(str.maketrans("–−", "--"))
@@ -128,9 +146,11 @@ FILTERS: dict[str, Callable[..., str]] = {
     "times": times,
     "once": once,
     "number": number,
+    "rate": rate,
     "span": span,
     "span_of_times": span_of_times,
     "deviation": deviation,
+    "paragraphs": paragraphs,
 }
 
 
@@ -255,11 +275,13 @@ class Named:
         ]
 
     def hypothesis(self, study: str, place: int) -> Any:
-        """A hypothesis of a study by its place in the file, from 1: `sum`, `means`, `verdict`."""
+        """A hypothesis of a study by its place in the file, from 1, or -1 for the last: `sum`,
+        `means`, `verdict`.
+        """
         known = self.results.hypotheses.get(study, [])
-        if not 1 <= place <= len(known):
-            raise StaleText(f"hypothesis {study!r} {place} (allowed: 1 to {len(known)})")
-        return known[place - 1]
+        if not 1 <= place <= len(known) and not (place == -1 and known):
+            raise StaleText(f"hypothesis {study!r} {place} (allowed: 1 to {len(known)}, -1)")
+        return known[place - 1 if place > 0 else place]
 
 
 def negligible(found: Estimate, least: float) -> bool:
@@ -349,7 +371,7 @@ def _sentence(lines: list[str], place: int) -> str:
     return f"{started} {lines[place].strip()}".strip()
 
 
-ITEM = re.compile(r"- \*\*(?P<question>.+?)\*\* (?P<says>.+)")
+ITEM = re.compile(r"(?:-|\d+\.) \*\*(?P<question>.+?)\*\* (?P<says>.+)")
 
 
 def answer_of(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -357,7 +379,9 @@ def answer_of(text: str) -> tuple[str, list[tuple[str, str]]]:
 
     Pages and article show them escaped for their medium. StaleText for a text of another form.
     """
-    headline, *items = (" ".join(part.split()) for part in re.split(r"\n\n|\n(?=- )", text.strip()))
+    headline, *items = (
+        " ".join(part.split()) for part in re.split(r"\n\n|\n(?=- |\d+\. )", text.strip())
+    )
     found = [ITEM.fullmatch(item) for item in items]
     if not (headline.startswith("**") and headline.endswith("**") and found and all(found)):
         raise StaleText(
@@ -365,6 +389,35 @@ def answer_of(text: str) -> tuple[str, list[tuple[str, str]]]:
             "`- **Question?** Word. Sentences.` are allowed"
         )
     return headline.strip("*"), [(of["question"], of["says"]) for of in found if of]
+
+
+def answer(results: Results) -> tuple[str, list[tuple[str, str]]] | None:
+    """What is said first, as `answer_of` has it; None before the confirmation is whole."""
+    if not results.verdicts.confirmed or not results.conditions:
+        return None
+    return answer_of(render("answer.md.j2", names_of(results)))
+
+
+def stale(profile: str) -> list[str]:
+    """A line for each page of docs/written that the archives do not give; none for another profile
+    than DOCUMENTED, and where the pages are not there.
+    """
+    paths = [*PAGES.values(), *(path for path, _ in BLOCKS.values())]
+    if profile != DOCUMENTED or not all(path.is_file() for path in paths):
+        return []
+
+    try:
+        pages = written(archived_results(profile))
+    except StaleText as error:
+        return [str(error)]
+    lines = []
+    for path, text in pages.items():
+        here = path.read_text(encoding="utf-8").splitlines()
+        for number, (shown, expected) in enumerate(zip_longest(here, text.splitlines()), start=1):
+            if shown != expected:
+                lines.append(f"{path}:{number}: {shown!r} on the page, {expected!r} expected")
+                break
+    return lines
 
 
 def written(results: Results) -> dict[Path, str]:

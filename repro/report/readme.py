@@ -11,38 +11,34 @@ from repro.markdown import fill, table_lines
 from repro.plan.forecast import cost_table, plan
 from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
-from repro.report.pages.findings import DOCUMENTED, write_findings
-from repro.report.pages.html import markdown, shared_values
-from repro.report.pages.tables import readme_table
+from repro.report.prose import DOCUMENTED, written
+from repro.report.results import archived_results
 from repro.report.studies import check_archives
 from repro.spec import Switches
 
-README, PICTURES = Path("README.md"), Path("docs/pictures")
+PICTURES = Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colours of text and axes in the two forms of the first figure."""
 PLANS_PAGE = Path("docs/a100.md")
 PLANS = {"paper": 8, "paper_lean": 8, "night": 1}
 """Profiles whose cost stands there, with the GPUs of its wall time."""
-SHOWN = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
-"""Measures in the table of README.md; all others stand on the page."""
 
 
 def write_generated() -> None:
     """Write the generated parts of README.md, specs and docs."""
     for profile, gpus in PLANS.items():
         fill(PLANS_PAGE, f"plan-{profile}", cost_table(plan(profile, gpus)))
-    write_findings()
     write_blocks()
 
 
 def write_blocks() -> None:
-    """Write results and picture into README.md, and the switches into specs/README.md.
+    """Write the texts of docs/written, README.md's picture, and the switches of specs/README.md.
 
-    LedgerError if the report of DOCUMENTED is not built, or an archive is not the committed one.
+    StaleText if a text does not hold, LedgerError if an archive is not the committed one.
     """
     check_archives(DOCUMENTED)
-    document = read_document(DOCUMENTED)
-    values = shared_values(document)
+    for path, text in written(archived_results(DOCUMENTED)).items():
+        replace_file(path, text.encode())
     hero = report_folder(DOCUMENTED) / "figures/hero.svg"
     if hero.is_file():
         for name, ink in INKS.items():
@@ -50,7 +46,6 @@ def write_blocks() -> None:
                 drawing = hero.with_name(f"hero{suffix}.svg").read_text(encoding="utf-8")
                 picture = drawing.replace("currentColor", ink)
                 replace_file(PICTURES / f"hero-{name}{suffix}.svg", picture.encode())
-    fill(README, "results", markdown("readme", **values, table=readme_table(document, SHOWN)))
     fill(SPECS / "README.md", "switches", switches_block())
 
 

@@ -1,33 +1,24 @@
-"""How far models resist CleanCLIP: what is left at equal finetuning, what cleaning costs at any
-ASR threshold, and whether its losses have anything left to do. Ours, not the paper's.
+"""How far models resist CleanCLIP: what is left at equal finetuning, and what cleaning costs at
+other ASR thresholds. Ours, not the paper's.
 
 All shares are fractions.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from repro.report import draws
-from repro.report.cells import CLEANCLIP, OBJECTIVES, TABLE1_ROWS
-from repro.report.contrasts import difference
+from repro.report.cells import OBJECTIVES, TABLE1_ROWS
 from repro.report.measures import CleanedModel, Evaluations
-from repro.report.points import AUTHORS
+from repro.report.seeds import difference
 from repro.spec import CleanSize, Dataset, Objective
 
-APART = ("", draws.STUDY, "par", "whose_view", "confirm", "reversal", "scenes", "vit")
-"""Studies whose models the correlations leave out: other targets and captions are other tasks, a
-transformer is another model, and other second views make another SSL term; `par`, `confirm` and
-`reversal` came after the correlations were told. The report's own runs are of the study "".
-"""
-CAPS = tuple(step / 200 for step in range(41))
-"""ASR thresholds at which the trade-off is given: 0 to 20% by half a point."""
+CAPS = (0.025, 0.05, 0.1)
+"""ASR thresholds at which the best models are given."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +44,6 @@ class AtRate:
 
 
 @dataclass(frozen=True)
-class TradeOff:
-    """Share of the start accuracy that is kept at CAPS, means over seeds; 0 where no evaluation has
-    so low an ASR.
-    """
-
-    source: str
-    """`ledger` for ours, or `authors`."""
-    seeds: int
-    mmcl: list[float]
-    mmcl_ssl: list[float]
-
-
-@dataclass(frozen=True)
 class AtThreshold:
     """The best models of both objectives at one ASR threshold, means over seeds."""
 
@@ -87,9 +65,8 @@ class ResistanceCell:
     clean_size: CleanSize
     equal: list[AtRate]
     """By rising learning rate."""
-    trade_offs: list[TradeOff]
     thresholds: list[AtThreshold]
-    """At all CAPS but 0."""
+    """At all CAPS."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +77,6 @@ class Resistance:
     """Whose runs these are; None for those of the report itself."""
     rate: float | None
     """Of the measure `asr_left_at_rate`; None where the rules have none."""
-    caps: tuple[float, ...]
     cells: list[ResistanceCell]
 
 
@@ -109,14 +85,9 @@ def resistance(evaluations: Evaluations, arm: str) -> Resistance:
     cells = []
     for dataset, size in TABLE1_ROWS:
         ours = _pair(evaluations, arm, dataset, size)
-        best = _best_of(ours)
-        best_of_authors = _best_of(_pair(evaluations, f"{AUTHORS}/", dataset, size))
-        equal = _equal(ours)
-        trade_offs = [*_trade_off("ledger", best), *_trade_off("authors", best_of_authors)]
-        if equal or trade_offs:
-            thresholds = _thresholds(best) if equal else []
-            cells.append(ResistanceCell(dataset, size, equal, trade_offs, thresholds))
-    return Resistance(arm.split("/")[0] or None, evaluations.context.rate, CAPS, cells)
+        if equal := _equal(ours):
+            cells.append(ResistanceCell(dataset, size, equal, _thresholds(_best_of(ours))))
+    return Resistance(arm.split("/")[0] or None, evaluations.context.rate, cells)
 
 
 Pair = Mapping[Objective, Mapping[int, CleanedModel]]
@@ -124,8 +95,8 @@ Pair = Mapping[Objective, Mapping[int, CleanedModel]]
 
 
 def _pair(evaluations: Evaluations, arm: str, dataset: Dataset, size: CleanSize) -> Pair:
-    terms = difference((arm,), (arm,), dataset, size)
-    return {models.objective: evaluations.models(models) for models in terms}
+    terms = difference([arm], [arm], dataset, size).values()
+    return {of.models.objective: evaluations.models(of.models) for of in terms}
 
 
 class BestAt(NamedTuple):
@@ -161,9 +132,9 @@ def _best_of(pair: Pair) -> Best:
 
 
 def _thresholds(best: Best) -> list[AtThreshold]:
-    """What cleaning costs both models at each of CAPS but 0."""
+    """What cleaning costs both models at each of CAPS."""
     rows = []
-    for place, cap in list(enumerate(CAPS))[1:]:
+    for place, cap in enumerate(CAPS):
         reached: dict[Objective, set[int]] = {}
         for objective, models in best.items():
             reached[objective] = {
@@ -201,121 +172,3 @@ def _equal(pair: Pair) -> list[AtRate]:
 
 def _ends(rows: pd.DataFrame) -> list[End]:
     return [End(row.seed, row.asr, row.kept) for row in rows.itertuples()]
-
-
-def _trade_off(source: str, best: Best) -> Iterator[TradeOff]:
-    """One entry, or none where no seed has both models."""
-    seeds = best["mmcl"].keys() & best["mmcl_ssl"].keys()
-    if seeds:
-        mmcl, mmcl_ssl = (
-            [fmean(kept) for kept in zip(*(models[seed].kept for seed in seeds), strict=True)]
-            for models in (best["mmcl"], best["mmcl_ssl"])
-        )
-        yield TradeOff(source, len(seeds), mmcl, mmcl_ssl)
-
-
-CELL = ["dataset", "clean_size", "pretrain_objective"]
-FEWEST_MODELS = 5
-"""Of fewer models no correlation is given."""
-
-
-@dataclass(frozen=True)
-class MechanismModel:
-    """The beginning and the end of a model's cleaning."""
-
-    study: str
-    variant: str
-    dataset: Dataset
-    clean_size: CleanSize
-    pretrain_objective: Objective
-    seed: int
-    loss_mmcl: float
-    """Mean over the steps before the first evaluation, as the next one."""
-    loss_ssl: float
-    asr_left: float
-    """At the end."""
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlations of a loss at the start of cleaning with the ASR that is left."""
-
-    dataset: Dataset
-    clean_size: CleanSize
-    pretrain_objective: Objective | None
-    """None for the models of all."""
-    models: int
-    loss_ssl: float
-    loss_mmcl: float
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """Is there anything left for CleanCLIP's losses to do? Exploratory: all of this was looked for
-    after the data had been seen.
-    """
-
-    learning_rate: float | None
-    models: list[MechanismModel]
-    correlations: list[Correlation]
-
-
-def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> Mechanism:
-    """Models with one of the `seeds`, each once, cleaned at `rate`: of all studies but APART.
-
-    A model that several studies clean stands with the cleaning that most of them share, which is
-    the profile's.
-    """
-    if rate is None:
-        return Mechanism(None, [], [])
-    runs = frame[
-        (frame.stage == "clean")
-        & (frame.loss == CLEANCLIP)
-        & np.isclose(frame.learning_rate.astype(float), rate)
-        & frame.poisoned.astype(bool)
-        & ~frame.diverged.astype(bool)
-        & ~frame.study.isin(APART)
-        & frame.seed.isin(list(seeds))
-        # Some defences have no SSL loss.
-        & frame.fingerprint.isin(frame.fingerprint[frame.loss_ssl.notna()])
-    ].groupby([*CELL[:2], "model"])
-    models = [_model(of) for _, of in runs]
-    return Mechanism(rate, models, list(_correlations(models)))
-
-
-def _model(runs: pd.DataFrame) -> MechanismModel:
-    # Of equally many the first in the archives, where the default comes before variants.
-    shared = runs.groupby("fingerprint", sort=False).run.nunique().idxmax()
-    cleaning = runs[runs.fingerprint == shared]
-    rows = cleaning[cleaning.run == cleaning.run.iloc[0]].sort_values("step")
-    first, last = rows[rows.step > 0].iloc[0], rows.iloc[-1]
-    return MechanismModel(
-        study=last.study,
-        variant=last.variant,
-        dataset=last.dataset,
-        clean_size=last.clean_size,
-        pretrain_objective=last.pretrain_objective,
-        seed=last.seed,
-        loss_mmcl=first.loss_mmcl,
-        loss_ssl=first.loss_ssl,
-        asr_left=last.asr,
-    )
-
-
-def _correlations(found: list[MechanismModel]) -> Iterator[Correlation]:
-    """By setting, of the models of all objectives and of each."""
-    if not found:
-        return
-    models = pd.DataFrame(found)
-    groups = pd.concat([models.assign(pretrain_objective=""), models]).groupby(CELL)
-    for (dataset, size, objective), group in groups:
-        different = group[["loss_ssl", "loss_mmcl", "asr_left"]].nunique().min() > 1
-        if len(group) >= FEWEST_MODELS and different:
-            yield Correlation(
-                dataset,
-                size,
-                objective or None,
-                models=len(group),
-                loss_ssl=spearmanr(group.loss_ssl, group.asr_left).statistic,
-                loss_mmcl=spearmanr(group.loss_mmcl, group.asr_left).statistic,
-            )

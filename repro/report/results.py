@@ -7,12 +7,13 @@ from functools import cached_property
 import pandas as pd
 
 from repro.profile import load_profile, profile_names
-from repro.report import comparisons, statements
-from repro.report.claims import Claims, load_claims
+from repro.report import comparisons, paper_tables, statements
+from repro.report.cells import CELLS
+from repro.report.claims import Claims, Paper, load_claims
 from repro.report.comparisons import Scope, UnderCondition, Verdicts, scope_of
-from repro.report.document import authors_rows, joined
 from repro.report.evidence import Evidence
 from repro.report.measures import Context, Evaluations, measured
+from repro.report.points import joined
 from repro.report.statements import JudgedClaim, JudgedHypothesis, OwnValue
 from repro.report.studies import (
     LARGER,
@@ -83,6 +84,13 @@ class Results:
         evaluations = Evaluations(frame, context)
         return comparisons.judged_cells(measured(evaluations), evaluations, arms, self.claims.rules)
 
+    @property
+    def predicted_of_larger(self) -> str:
+        """What the study of these verdicts expected."""
+        arms = self.claims.comparisons.exploratory.get(LARGER)
+        name = arms.study if arms else ""
+        return "".join(of.spec.predicted for of in self.larger if of.name == name)
+
     @cached_property
     def conditions(self) -> dict[str, UnderCondition]:
         """The difference under each condition; none before the confirmation is whole."""
@@ -101,7 +109,10 @@ class Results:
     @cached_property
     def judged_claims(self) -> list[JudgedClaim]:
         """The paper's claims."""
-        return statements.judged_claims(self.values, self.claims, self.verdicts, self.scope)
+        exploratory = self.claims.comparisons.exploratory.get(self.profile.name)
+        return statements.judged_claims(
+            self.values, self.claims, self.verdicts, self.scope, exploratory
+        )
 
     @cached_property
     def own(self) -> list[OwnValue]:
@@ -110,14 +121,18 @@ class Results:
         return list(statements.own_values(self.evaluations, arms, self.claims.rules))
 
 
-def results_of(evidence: Evidence) -> Results:
-    """The results of a profile's own runs and of its studies."""
+def results_of(
+    evidence: Evidence,
+    claims: Claims | None = None,
+    studies: Sequence[StudyResults] | None = None,
+) -> Results:
+    """The results of a profile's own runs and of its studies, by default all that are archived."""
     name = evidence.profile.name
     others = name in profile_names() and name != LARGER
     return Results(
         evidence=evidence,
-        claims=load_claims(),
-        studies=read_study_results(name),
+        claims=claims or load_claims(),
+        studies=read_study_results(name) if studies is None else studies,
         larger=read_study_results(LARGER) if others else [],
     )
 
@@ -125,3 +140,16 @@ def results_of(evidence: Evidence) -> Results:
 def archived_results(profile: str) -> Results:
     """The results of the archives of a profile, without own runs."""
     return results_of(Evidence(load_profile(profile)))
+
+
+def authors_rows(evidence: Evidence, paper: Paper) -> pd.DataFrame:
+    """The authors' points as one seed, each cell with its start model.
+
+    Steps are not in the files, so that `step` counts the points of a series.
+    """
+    points = evidence.authors_frame
+    starts = [paper_tables.authors_start(evidence, paper, cell) for cell in CELLS]
+    before = pd.DataFrame([start for start in starts if start], columns=points.columns)
+    after = points[points.step != 0]
+    both = joined(before.assign(step=0), after.assign(step=after["index"] + 1))
+    return both.assign(seed=0, epoch=0.0).astype({"learning_rate": float})

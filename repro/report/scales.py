@@ -9,18 +9,14 @@ from itertools import product
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.names import CLEAN_SIZES
 from repro.profile import load_profile, profile_names
 from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.claims import Arms, Claims, Paper
 from repro.report.format import label, percent, rate
-from repro.report.measures import CleanedModel, Context, Evaluations, Models, lost_at_cap
-from repro.report.points import evaluations
-from repro.report.studies import LARGER, StudyResults, read_study_results
-from repro.report.verdicts import MeasureVerdict, scope_of, verdicts
+from repro.report.measures import CleanedModel, Evaluations, Models, lost_at_cap
+from repro.report.studies import LARGER
 from repro.spec import CleanSize, Dataset, Objective, Profile, ResNetConfig, VitConfig
 
 PRINTED = "paper"
@@ -147,38 +143,11 @@ def _shortcuts(profile: Profile) -> Iterator[str]:
         yield f"runs with no ASR below {100 * stop.asr:.0f}% in {stop.epochs} epochs given up"
 
 
-@dataclass(frozen=True)
-class Larger:
-    """The scale LARGER."""
-
-    studies: list[StudyResults]
-    evaluations: Evaluations
-    measures: list[MeasureVerdict]
-    """Exploratory verdicts over its runs."""
-    predicted: str
-    """What the study of these runs expected."""
-
-
-def larger_scale(name: str, claims: Claims) -> Larger:
-    """What a report of the profile `name` has of the scale LARGER; no studies if it is that scale,
-    or for a replay of the authors' files, which has no profile.
-    """
-    others = name in profile_names() and name != LARGER
-    studies = read_study_results(LARGER) if others else []
-    profile = load_profile(LARGER)
-    none = evaluations((), profile.switches.asr_denominator)
-    frame = pd.concat([study.frame for study in studies] or [none], ignore_index=True)
-    of = Evaluations(frame, Context.of(claims, profile))
-    found = verdicts(of, claims, LARGER, {}, scope_of(profile))
-    predicted = [study.spec.predicted for study in studies if study.name == found.arms.study]
-    return Larger(studies, of, found.exploratory, "".join(predicted))
-
-
 def scale_rows(
-    name: str, own: Evaluations, larger: Evaluations, claims: Claims, leading: Arms
+    name: str, evaluations: Evaluations, claims: Claims, leading: Arms
 ) -> list[ScaleRow]:
-    """The profile by its `leading` runs in `own`, the scale `midi` by the runs of its exploratory
-    verdicts in `larger`, the paper.
+    """The profile by its `leading` runs, the scale `midi` by the runs of its exploratory verdicts,
+    the paper.
 
     No rows for a replay of the authors' files, which has no profile.
     """
@@ -187,8 +156,8 @@ def scale_rows(
     arms = {name: leading}
     arms[LARGER] = arms.get(LARGER) or claims.comparisons.exploratory.get(LARGER, leading)
     results: dict[str, tuple[list[int], list[ScaleResult]]] = {
-        LARGER: _results(larger, arms[LARGER]),
-        name: _results(own, leading),
+        LARGER: _results(evaluations, arms[LARGER]),
+        name: _results(evaluations, leading),
         PRINTED: ([], list(_printed(claims.paper))),
     }
     rows = []

@@ -67,16 +67,12 @@ class Estimate:
     lower: float | None
     """One-sided 95% limit; `lower` to `upper` is also the two-sided interval at 90%."""
     upper: float | None
+    seeds: int
     by_seed: dict[int, float]
     at_least: bool
     """Whether the value of some seed is a lower bound, because the grid of rates ends too early."""
     at_most: bool
     """Whether that of some seed is an upper bound."""
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds have a value."""
-        return len(self.by_seed)
 
     @property
     def limits(self) -> Interval | None:
@@ -151,6 +147,7 @@ def estimate(by_seed: pd.DataFrame, level: float = LEVEL) -> Estimate:
         interval=interval,
         lower=lower,
         upper=upper,
+        seeds=len(known),
         by_seed={int(seed): value for seed, value in by_seed.value.items()},
         at_least=bool(np.isposinf(by_seed.high).any()),
         at_most=bool(np.isneginf(by_seed.low).any()),

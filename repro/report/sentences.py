@@ -1,12 +1,9 @@
 """Sentences of page, article and README that are made from report.json."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from repro.names import TRIGGERS
-from repro.report.cells import OBJECTIVES
 from repro.report.format import amount, bounds_in_words, factor, interval, label, percent, rate
-from repro.report.pages.table import listed
 from repro.report.reading import (
     Document,
     Entry,
@@ -19,18 +16,6 @@ from repro.report.reading import (
     tally,
     verdicts_of,
 )
-
-VERBS = {
-    "supported": "support",
-    "refuted": "refute",
-    "undecided": "leave open",
-    "incomplete": "do not decide yet",
-}
-"""What seeds do to the hypotheses of a verdict."""
-EXPLAINING = ("mechanism", "whose_view", "par", "confirm", "reversal")
-"""Studies that ask why models resist and why a defence cleans."""
-DECIDED = ("supported", "supported, negligible", "incomplete")
-"""Verdicts of the first two hypotheses of the bench with which it goes on."""
 
 
 def outcome(document: Document) -> list[str]:
@@ -106,101 +91,6 @@ def _pooled(measure: Entry) -> str:
     more = "times as high" if doublings else "points more"
     ends = f" [{', '.join(map(form, found['interval']))}]" if found["interval"] else ""
     return f"{bounds_in_words(found)}{form(found['mean'])} {more}{ends}"
-
-
-def answers(hypotheses: Entry, bench: Sequence[Entry]) -> dict[str, str]:
-    """What mechanism and bench answer, by the name of the question; only what has runs."""
-    gate = hypotheses.get("bench", [])
-    took = [of for of in bench if of["took"] and of["pretrain_objective"] in OBJECTIVES]
-    found = {
-        **{name: _of_seeds(hypotheses.get(name, [])) for name in EXPLAINING},
-        "gate": _gate(gate),
-        "defence": _defence(took, gate),
-        "trigger": _trigger(took, gate),
-        "blind": _blind(took),
-    }
-    return {name: text for name, text in found.items() if text}
-
-
-def _of_seeds(rows: Iterable[Entry]) -> str:
-    """What the seeds of a study do to its hypotheses."""
-    known = [row for row in rows if row["sum"]]
-    judged = sorted(known, key=lambda row: str(row["family"]), reverse=True)
-    said: list[str] = []
-    for verdict, verb in VERBS.items():
-        of = [row for row in judged if row["verdict"].split(",")[0] == verdict]
-        parts = [
-            f"that {row['says']}"
-            + ("" if verdict == "refuted" else f" ({points(row['sum'], unit)})")
-            for row, unit in zip(of, ["points of ASR left", *["points"] * len(of)], strict=False)
-        ]
-        if parts:
-            subject = "They" if said else f"{judged[0]['sum']['seeds']} seeds"
-            said.append(f"{subject} {verb} {listed(parts)}.")
-    return " ".join(said)
-
-
-def _gate(gate: Sequence[Entry]) -> str:
-    if not gate or not gate[0]["sum"] or any(row["verdict"] in DECIDED for row in gate[:2]):
-        return ""
-    return (
-        "By the rule that was committed with its hypotheses, the bench ends at its gate, because "
-        f"neither of the first two is supported. {gate[0]['sum']['seeds']} seeds at this scale do "
-        "not show what it was to compare, so no further attack was run."
-    )
-
-
-def _defence(cells: Sequence[Entry], gate: Sequence[Entry]) -> str:
-    patch = [of for of in cells if of["attack"] == TRIGGERS["badnet"]]
-    more = []
-    for defence in dict.fromkeys(of["defence"] for of in patch):
-        left = [of["left"]["mean"] for of in patch if of["defence"] == defence]
-        if len(left) == len(OBJECTIVES):
-            more.append(f"{amount(left[1] - left[0], 'fraction', signed=True)} points ({defence})")
-    if not more:
-        return ""
-    return (
-        f"{''.join(map(hypothesis, gate[2:3]))}The ASR left of the noise patch on MMCL + SSL "
-        f"models less that on MMCL models is, by defence, {'; '.join(more)}."
-    )
-
-
-def _trigger(cells: Sequence[Entry], gate: Sequence[Entry]) -> str:
-    clip = [of for of in cells if of["defence"] == "CleanCLIP"]
-    if len({of["attack"] for of in clip}) < 2:
-        return ""
-    left = (
-        f"{percent(of['left']['mean'])}% ({of['attack']}, {label(of['pretrain_objective'])})"
-        for of in clip
-    )
-    return f"{''.join(map(hypothesis, gate[1:2]))}CleanCLIP leaves an ASR of {listed(left)}."
-
-
-def _blind(cells: Sequence[Entry]) -> str:
-    if not cells:
-        return ""
-    worst = max(cells, key=lambda of: float(of["price"]["mean"]))
-    left = [of["blind"]["0.05"]["mean"] for of in cells]
-    return (
-        "A defender who does not know the trigger and gives up 5% of the accuracy is left with an "
-        f"ASR of {percent(min(left))}% to {percent(max(left))}%, by attack, model and defence. Not "
-        f"knowing the trigger costs {percent(worst['price']['mean'])} points of ASR where it costs "
-        f"most ({worst['defence']}; {worst['attack']}; {label(worst['pretrain_objective'])})."
-    )
-
-
-def hypothesis(row: Entry) -> str:
-    """What the seeds say of one hypothesis, or nothing."""
-    of = row["sum"]
-    if not of:
-        return ""
-    return f"Over {of['seeds']} seeds, whether {row['says']} is {row['verdict']} ({points(of)}). "
-
-
-def points(found: Entry, unit: str = "points") -> str:
-    """A difference of shares with its interval."""
-    ends = f" {interval(found['interval'], 'fraction')}" if found["interval"] else ""
-    return f"{amount(found['mean'], 'fraction', signed=True)} {unit}{ends}"
 
 
 def own_run(document: Document) -> str:

@@ -111,7 +111,11 @@ class JudgedClaim:
 
 
 def judged_claims(
-    values: pd.DataFrame, claims: Claims, verdicts: Verdicts, scope: Scope
+    values: pd.DataFrame,
+    claims: Claims,
+    verdicts: Verdicts,
+    scope: Scope,
+    exploratory: Arms | None = None,
 ) -> list[JudgedClaim]:
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
 
@@ -120,9 +124,9 @@ def judged_claims(
     the report's own.
     `scope`: whether the data are the paper's.
     """
-    exploratory = (arms.mmcl_ssl for arms in claims.comparisons.exploratory.values())
+    later = [exploratory.mmcl_ssl] if exploratory else []
     further = claims.comparisons.further
-    in_order = [verdicts.arms.mmcl_ssl, *exploratory, *further, OWN.mmcl_ssl]
+    in_order = [verdicts.arms.mmcl_ssl, *later, *further, OWN.mmcl_ssl]
     ours = _Seeds(values, in_order, scope == "proxy", verdicts)
     authors = _Seeds(values, [AUTHORS_ARMS.mmcl_ssl], False, None)
     have_authors = f"{AUTHORS}/" in values.index.get_level_values("arm")

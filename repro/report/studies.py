@@ -12,19 +12,14 @@ import pandas as pd
 from repro.files import replace_file
 from repro.ledger import LedgerError
 from repro.report.authors import AuthorsPoints
-from repro.report.contrasts import Family, set_q_values
 from repro.report.evidence import Evidence, folder_of, read_evidence
 from repro.report.locked import LOCK, file_md5, locked_outputs
 from repro.report.measures import Evaluations
 from repro.report.points import FinishedRun, archived_runs, evaluations
 from repro.report.study_tables import (
-    EARLIER,
-    REPLICATES,
-    Replicates,
     Response,
     StudyEntry,
     StudyTable,
-    replicates,
     responses,
 )
 from repro.runs.layout import RESULTS
@@ -35,6 +30,7 @@ LARGER = "midi"
 """The scale between the default one and the paper's: every report shows the study of its name."""
 CONFIRMING = ("confirmation", "matched")
 """Beginnings of the names of studies that the rules of specs/claims.yaml judge."""
+REPLICATES = Path("results/replicates")
 SUMS = REPLICATES / "MD5SUMS"
 
 
@@ -71,9 +67,6 @@ class Studied:
 
     studies: list[StudyEntry]
     responses: list[Response]
-    effects_family: Family | None
-    """The effects of the two above together; None without studies."""
-    replicates: list[Replicates]
 
 
 def read_study_results(profile: str) -> list[StudyResults]:
@@ -190,38 +183,19 @@ def _with_archive(profiles: Collection[str]) -> Iterator[tuple[str, Study, Path]
 def studied(
     studies: Sequence[StudyResults], evaluations: Evaluations, confidence: float
 ) -> Studied:
-    """Tables, responses and replicates of studies of one profile.
+    """Tables and responses of studies of one profile.
 
     `evaluations` are those of the studies at least.
     """
     shown = [study for study in studies if not (study.confirms and study.seeds_due)]
     tables = {
-        study.name: StudyTable(
-            study.name,
-            study.spec,
-            evaluations,
-            confidence,
-            effects=not (study.spec.hypotheses or study.confirms),
-        )
-        for study in shown
+        study.name: StudyTable(study.name, study.spec, evaluations, confidence) for study in shown
     }
     return Studied(
         studies=[
             tables[study.name].entry([run.record.spec for run in study.runs]) for study in shown
         ],
         responses=[entry for table in tables.values() for entry in responses(table)],
-        replicates=list(replicates(_unchanged(shown), evaluations.context)),
-        effects_family=set_q_values(
-            [
-                effect
-                for table in tables.values()
-                for row in table.rows.values()
-                for effect in row.effects.values()
-            ],
-            confidence,
-        )
-        if shown
-        else None,
     )
 
 
@@ -232,22 +206,6 @@ def whole_seeds(studies: Sequence[StudyResults]) -> dict[str, set[int]]:
         for of in studies
         if of.confirms
     }
-
-
-def _unchanged(studies: Sequence[StudyResults]) -> dict[str, pd.DataFrame]:
-    """Evaluations of the unchanged profile by archive."""
-    archives = {}
-    for study in studies:
-        variants = study.spec.variants.items()
-        same = [label for label, variant in variants if not variant.overrides and variant.poisoned]
-        archives[study.name] = study.frame[study.frame.variant.isin(same)]
-    earlier = REPLICATES / f"{EARLIER}.jsonl.gz"
-    if studies and earlier.is_file():
-        runs = archived_runs(earlier)
-        own = tuple(r for r in runs if r.record.spec.profile == studies[0].spec.profile)
-        if own:
-            archives[EARLIER] = StudyResults(EARLIER, studies[0].spec, own).frame
-    return archives
 
 
 def evidence_of(profile: Profile, authors: AuthorsPoints = ((), ())) -> Evidence:

@@ -1,25 +1,18 @@
-"""Tables of studies: what each variant gives over seeds, its effects against the reference, and
-what a study measured over a number in which its variants differ.
-
-Shares are fractions. Effects are differences of the same seed, variant less reference; those of all
-studies are exploratory (docs/method.md).
+"""Tables of studies: what each variant gives over seeds, and what a study measured over a number in
+which its variants differ. Shares are fractions.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
-
-import pandas as pd
 
 from repro.intervals import Interval, student
 from repro.names import DEFENCES, TRIGGERS
 from repro.report.cells import DATASETS, OBJECTIVES
-from repro.report.contrasts import FEWEST_SEEDS, Contrast, Effect, effect
-from repro.report.measures import BY_NAME, Context, Evaluations, Models
+from repro.report.measures import BY_NAME, Evaluations, Models
+from repro.report.seeds import FEWEST_SEEDS
 from repro.spec import CleanSize, Dataset, Objective, RunSpec
 from repro.study.spec import Study
 
@@ -31,10 +24,6 @@ COLUMNS = {
     "asr_left": "asr_left_at_rate",
 }
 """Measures of the tables by column."""
-COMPARED = ("accuracy", "asr", "cleaned_accuracy", "asr_left")
-"""Columns with effects; a share lost that is a lower bound cannot be subtracted."""
-OF_ATTACK = ("asr", "asr_left")
-"""Columns on which an unpoisoned model says nothing but that it has no backdoor."""
 
 
 class Place(NamedTuple):
@@ -92,8 +81,6 @@ class EffectRow:
     """Of these, the ones on which no evaluation reached the ASR threshold. `lost` is then a lower
     bound.
     """
-    effects: dict[str, Effect]
-    """By COMPARED; empty for the reference."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +107,11 @@ class StudyTable:
     """
 
     def __init__(
-        self,
-        name: str,
-        study: Study,
-        evaluations: Evaluations,
-        confidence: float,
-        *,
-        effects: bool = True,
+        self, name: str, study: Study, evaluations: Evaluations, confidence: float
     ) -> None:
-        """Without `effects` the table has measures only."""
+        """`evaluations` are those of the study at least."""
         self.name, self.study, self.evaluations = name, study, evaluations
-        self.confidence, self.has_effects = confidence, effects
+        self.confidence = confidence
         self.rows = {place: self._row(place, seeds) for place, seeds in self._places()}
 
     def entry(self, specs: Sequence[RunSpec] = ()) -> StudyEntry:
@@ -195,24 +176,7 @@ class StudyTable:
         if not_cleaned and "cleaned_accuracy" in measures:
             cleaned = measures["cleaned_accuracy"]
             measures["cleaned_accuracy"] = replace(cleaned, mean=None, ci=None)
-        return EffectRow(*place, seeds, measures, tried, not_cleaned, self._effects(place))
-
-    def _effects(self, place: Place) -> dict[str, Effect]:
-        """Every column of COMPARED less that of the reference, paired over seeds; without those of
-        too few seeds.
-        """
-        reference = place._replace(variant=self.study.reference)
-        if place == reference or not self.has_effects:
-            return {}
-        terms = {self._models(place): 1.0, self._models(reference): -1.0}
-        poisoned = self.study.variants[place.variant].poisoned
-        found = {}
-        for column in COMPARED:
-            if poisoned or column not in OF_ATTACK:
-                contrast = Contrast(BY_NAME[COLUMNS[column]].of, terms)
-                if change := effect(contrast, self.evaluations, self.confidence):
-                    found[column] = change
-        return found
+        return EffectRow(*place, seeds, measures, tried, not_cleaned)
 
 
 @dataclass(frozen=True)
@@ -254,86 +218,3 @@ def responses(table: StudyTable) -> Iterator[Response]:
         }
         if any(curves.values()):
             yield Response(table.name, axis.name, dataset, size, curves)
-
-
-REPLICATES = Path("results/replicates")
-EARLIER = "seeds_before_clamp"
-"""The seeds 10 to 12 of the unchanged profile, before the temperature's limit was rounded."""
-REPEATED = ["accuracy", "asr", "lost", "asr_left"]
-"""Columns of replicates."""
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """How much of a measure is rounding: equal trainings of one seed whose sums were rounded
-    otherwise. No part of a verdict.
-    """
-
-    dataset: Dataset
-    pretrain_objective: Objective
-    clean_size: CleanSize
-    measure: str
-    """A column of REPEATED."""
-    seeds: dict[int, dict[str, float]]
-    """By seed, then by archive and processor; equal draws once."""
-    sd: float
-    """Between replicates of one seed, pooled over seeds."""
-    sd_seeds: float | None
-    """Between the seeds, each at the mean of its replicates; None for one seed."""
-
-
-def replicates(archives: Mapping[str, pd.DataFrame], context: Context) -> Iterator[Replicates]:
-    """One entry a model, cleaning size and measure that some seed has twice.
-
-    `archives`: evaluations of the unchanged profile by archive, from two kinds of processor, and
-    from before a change of code that leaves the mathematics as it is. Compared are the learning
-    rates that all archives of a model have.
-    """
-    if not archives:
-        return
-    # Every cleaning run evaluates the start model first, so pre-training's rows are not needed.
-    draws = pd.concat(
-        runs.assign(study="", variant=name + " (" + runs.machine + ")")
-        for name, runs in archives.items()
-    )
-    cleaning = draws[draws.stage == "clean"]
-    for place, runs in cleaning.groupby(["dataset", "pretrain_objective", "clean_size"]):
-        rates = set.intersection(*(set(own.learning_rate) for _, own in runs.groupby("variant")))
-        evaluations = Evaluations(runs[runs.learning_rate.isin(rates)], context)
-        yield from _repeated(evaluations, *place)
-
-
-def _repeated(
-    evaluations: Evaluations, dataset: Dataset, objective: Objective, size: CleanSize
-) -> Iterator[Replicates]:
-    rows = []
-    for variant in dict.fromkeys(evaluations.frame.variant):
-        models = Models((f"/{variant}",), objective, dataset, size)
-        values = {
-            column: {
-                seed: value.value
-                for seed, value in evaluations.values(models, BY_NAME[COLUMNS[column]].of).items()
-            }
-            for column in REPEATED
-        }
-        for seed in evaluations.models(models):
-            of_seed = {column: by_seed.get(seed, math.nan) for column, by_seed in values.items()}
-            rows.append({"variant": variant, "seed": seed, **of_seed})
-    table = pd.DataFrame(rows, columns=["variant", "seed", *REPEATED])
-    for column in REPEATED:
-        distinct = table.dropna(subset=[column]).drop_duplicates(["seed", *REPEATED])
-        several = distinct[distinct.duplicated("seed", keep=False)]
-        if several.empty:
-            continue
-        groups = several.groupby("seed")
-        yield Replicates(
-            dataset,
-            objective,
-            size,
-            column,
-            seeds={
-                int(seed): dict(zip(own.variant, own[column], strict=True)) for seed, own in groups
-            },
-            sd=math.sqrt(groups[column].var().mean()),
-            sd_seeds=groups[column].mean().std() if len(groups) > 1 else None,
-        )

@@ -7,6 +7,7 @@ Shares are fractions in numbers and percent in words. "–" stands where a row h
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import stdev
+from typing import Any
 
 import pandas as pd
 
@@ -41,6 +42,13 @@ class Table:
     words: pd.DataFrame
     caption: str = ""
     numbers: pd.DataFrame | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As it stands in report.json."""
+        heads, rows = [*self.words.columns], self.words.to_numpy(str).tolist()
+        parts = {"name": self.name, "title": self.title, "caption": self.caption}
+        return {**parts, "heads": heads, "rows": rows}
 
     def markdown(self) -> str:
         """In Markdown with its caption below, in ASCII, which is read in terminals too."""
@@ -352,6 +360,7 @@ def written(results: Results) -> dict[str, Table]:
         hypothesis_means("mechanism", judged.get("mechanism", []), means=False),
         *(hypothesis_means(name, judged.get(name, []), means=True) for name in EXPLAINING),
     ]
+    made.append(hypotheses("draws", judged.get("draws", [])))
     for name in ELSEWHERE:
         of = hypotheses(name, judged.get(name, []))
         if len(of.words):

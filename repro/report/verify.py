@@ -16,7 +16,7 @@ from repro.ledger import LedgerError
 from repro.profile import graph_profile
 from repro.report.authors import authors_points
 from repro.report.build import DOCUMENT, build, report_folder
-from repro.report.pages.findings import stale_findings
+from repro.report.prose import stale
 from repro.report.replay import NAME, replay_evidence
 from repro.report.studies import archive_problems, evidence_of
 from repro.runs.layout import RESULTS
@@ -67,7 +67,7 @@ def verify(path: Path) -> list[str]:
         except (LedgerError, SpecError) as error:
             return [f"ledger: {error}"]
         lines = list(_differences(path.parent, Path(again)))
-    return [*lines, *archive_problems(profile), *stale_findings(profile)]
+    return [*lines, *archive_problems(profile), *stale(profile)]
 
 
 def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> None:

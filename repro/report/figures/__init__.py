@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from repro.report.figures.forest import FOREST
 from repro.report.figures.hero import HERO, RESISTANCE
-from repro.report.figures.responses import ATTACK, MECHANISM, RESPONSES
+from repro.report.figures.responses import ATTACK, RESPONSES
 from repro.report.figures.scatter import SCATTERS
 from repro.report.figures.style import Drawing, Drawn, Panel, Points, draw
 from repro.report.reading import Document, Entry
@@ -44,7 +44,7 @@ PAIRS = Drawing(
     width=0.9,
 )
 
-FIGURES = (HERO, FOREST, *SCATTERS, RESISTANCE, RESPONSES, ATTACK, MECHANISM, PAIRS)
+FIGURES = (HERO, FOREST, *SCATTERS, RESISTANCE, RESPONSES, ATTACK, PAIRS)
 """A figure that the document has nothing for is left out."""
 
 

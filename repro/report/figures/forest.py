@@ -31,19 +31,10 @@ def forest_panels(document: Document, _points: Points) -> list[Panel]:
     """One panel a measure, but for those in logits, which nobody can read."""
     verdicts = verdicts_of(document)
     return [
-        partial(_panel, measure, [*secondary(document), *_over_draws(document, measure)])
+        partial(_panel, measure, secondary(document))
         for measure in (verdicts.measures if verdicts else ())
         if measure["unit"] != "logits"
     ]
-
-
-def _over_draws(document: Document, measure: Entry) -> list[Judged]:
-    """The same measure over other draws of poisons, once all of them are there."""
-    found = document["draws"]
-    if not found or found["complete"] != found["planned"]:
-        return []
-    rows = [row for row in found["rows"] if row["measure"] == measure["measure"]]
-    return [Judged(measure, row, "draws") for row in rows]
 
 
 def _panel(measure: Entry, beside: list[Judged], ax: Axes) -> None:
@@ -113,8 +104,7 @@ FOREST = Drawing(
     "index.html",
     "Differences of MMCL + SSL less MMCL: means over seeds with 95% intervals. Filled dots are "
     "against the profile's MMCL models, open ones against other comparators, diamonds the mean of "
-    "the settings. Other draws: means over draws of poisons, against groups of 64. Grey ticks "
-    "are the paper's values; those of the learning rate are inferred from "
+    "the settings. Grey ticks are the paper's values; those of the learning rate are inferred from "
     "the order of its authors' points.",
     forest_panels,
     columns=2,

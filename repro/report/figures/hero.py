@@ -44,17 +44,9 @@ def hero_panels(document: Document, _points: Points) -> list[Panel]:
 
 
 def resistance_panels(document: Document, _points: Points) -> list[Panel]:
-    """ASR left over the learning rate, and accuracy kept over the ASR allowed, of each setting."""
-    cap, caps = document["settings"]["asr_cap"], document["resistance"]["caps"]
+    """ASR left over the learning rate, of each setting."""
     cells = document["resistance"]["cells"]
-    return [
-        *(partial(_asr_left, document, cell) for cell in cells if cell["equal"]),
-        *(
-            partial(_trade_off, cell, curves, caps, cap)
-            for cell in cells
-            for curves in cell["trade_offs"]
-        ),
-    ]
+    return [partial(_asr_left, document, cell) for cell in cells if cell["equal"]]
 
 
 def _rates(document: Document, cell: Entry, ax: Axes) -> None:
@@ -226,18 +218,6 @@ def _ends(cell: Entry, objective: str) -> pd.DataFrame:
     return ends.sort_index(axis=1)
 
 
-def _trade_off(cell: Entry, curves: Entry, caps: list[float], cap: float, ax: Axes) -> None:
-    """Draw the best accuracy for each ASR that one allows, as a share of the start's."""
-    ax.axvline(cap, **THRESHOLD)
-    for name, colour in OBJECTIVE_COLOURS.items():
-        ax.step(caps, curves[name], where="post", color=colour, lw=2, label=label(name))
-    of_authors = "\nauthors' points" if curves["source"] == "authors" else ""
-    ax.set_title(f"Trade-off{of_authors}\n({setting(cell)})")
-    ax.set(xlabel="ASR allowed (%)", ylabel="accuracy kept (% of the start)")
-    ax.set(xlim=(0, caps[-1]), ylim=(0, None))
-    percent_axis(ax.xaxis, ax.yaxis)
-
-
 HERO = Drawing(
     "hero",
     "index.html",
@@ -253,9 +233,7 @@ HERO = Drawing(
 RESISTANCE = Drawing(
     "resistance",
     "index.html",
-    "The panels of the backdoor show the ASR left by learning rate. Those of the trade-off show "
-    "the best accuracy among evaluations with at most the ASR on the x axis, mean over seeds; no "
-    "such evaluation counts as nothing kept, hence the cliff at 0%.",
+    "The panels show the ASR left by learning rate, as the first figure does.",
     resistance_panels,
     columns=3,
 )

@@ -1,12 +1,10 @@
-"""What studies measured over a number that they vary, and the mechanism behind it."""
+"""What studies measured over a number that they vary."""
 
 from functools import partial
 
-import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
-    BLACK,
     OBJECTIVE_COLOURS,
     Drawing,
     Panel,
@@ -26,7 +24,6 @@ TITLES = {
 }
 LOG_SPAN = 20
 """Ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
-LOSS_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 LOWEST_LOSS = -0.3
 """Where the axis of accuracy lost is cut; a gain of accuracy is a negative loss."""
 
@@ -86,35 +83,6 @@ def _number_axis(ax: Axes, ticks: list[float]) -> None:
         ax.set_xticks(ticks, [rate(number) for number in ticks])
 
 
-def mechanism_panels(document: Document, _points: Points) -> list[Panel]:
-    """ASR left over the SSL loss at the start of cleaning: a panel a setting, a dot a model."""
-    models = pd.DataFrame(document["mechanism"]["models"])
-    if models.empty:
-        return []
-    return [partial(_mechanism, of) for _, of in models.groupby(["dataset", "clean_size"])]
-
-
-def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
-    markers = iter("^sDv")
-    for objective, dots in models.groupby("pretrain_objective"):
-        colour = OBJECTIVE_COLOURS.get(str(objective))
-        ax.scatter(
-            dots.loss_ssl,
-            dots.asr_left,
-            s=16,
-            color=colour or BLACK,
-            marker="o" if colour else next(markers),
-            alpha=0.7,
-            linewidth=0,
-            label=label(str(objective)),
-        )
-    ax.set_title(setting(models.iloc[0]))
-    ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", ylim=(-0.02, 1.03))
-    low, high = models.loss_ssl.min() / 2, 2 * models.loss_ssl.max()
-    log_axis(ax, [tick for tick in LOSS_TICKS if low <= tick <= high])
-    percent_axis(ax.yaxis)
-
-
 RESPONSES = Drawing(
     "responses",
     "studies.html",
@@ -129,13 +97,4 @@ ATTACK = Drawing(
     "studies.html",
     "The panels show ASR and accuracy before cleaning over the number that a study varies.",
     partial(response_panels, ("asr", "accuracy")),
-)
-MECHANISM = Drawing(
-    "mechanism",
-    "mechanism.html",
-    "The panels set the SSL loss in the first epochs of CleanCLIP against the ASR that is left "
-    "after it, at one learning rate. Each dot is a model of some study, named by the loss of its "
-    "pre-training. Where the loss is low, cleaning has little to do.",
-    mechanism_panels,
-    columns=3,
 )

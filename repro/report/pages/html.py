@@ -1,12 +1,10 @@
-"""The HTML pages, each one file that loads nothing: styles, drawings and one script inline."""
+"""The HTML pages, each one file that loads nothing and runs nothing: styles and drawings inline."""
 
 import base64
-import hashlib
 import re
 import textwrap
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -14,10 +12,7 @@ import jinja2
 from repro.report import reading, sentences
 from repro.report.figures.style import Drawn
 from repro.report.format import duration, label, percent, rate, short
-from repro.report.pages.interactive import Cloud, RunShown, data_of, run_tables
 from repro.report.pages.tables import (
-    RUNS_PAGE,
-    anchor,
     estimate,
     plain,
     share_estimate,
@@ -30,17 +25,11 @@ INDEX = "index.html"
 PAGES = {
     INDEX: "Results",
     "studies.html": "Studies",
-    "mechanism.html": "Mechanism",
-    "bench.html": "Bench",
     "evidence.html": "Runs, data, licences",
-    RUNS_PAGE: "Each run",
 }
 """Titles in the order of the menu; each page has a template of its name."""
 PICTURES, PICTURED = Path("docs/pictures"), "mini"
 """An evaluation image without the patch and with it, and the profile that has it."""
-SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-POLICY = f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
-"""By which a browser runs this script and no other."""
 
 
 def pages(
@@ -48,49 +37,34 @@ def pages(
     drawn: Mapping[str, Drawn],
     gallery: Entry,
     files: Sequence[str],
-    dots: Sequence[Cloud] = (),
-    runs: Mapping[str, Sequence[RunShown]] = MappingProxyType({}),
 ) -> dict[str, bytes]:
     """Render every page of the document that has something to show.
 
-    `files` are those beside the pages that may be linked, `dots` what the explorer draws,
-    `runs` those that have a section, by page.
+    `files` are those beside the pages that may be linked.
     """
     empty = {
         "studies.html": not document["studies"],
-        "mechanism.html": "mechanism" not in drawn,
-        "bench.html": not document["bench"],
-        RUNS_PAGE: not runs,
     }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
-    of_seeds = {name: f"Runs of seed {name.removesuffix('.html')[5:]}" for name in runs}
     values = shared_values(document)
     shared = {
         **values,
-        "tables": values["tables"] | run_tables(runs),
         "figures": drawn,
         "gallery": gallery,
         "attack": attack(gallery, document["profile"], document["settings"]["target_class"]),
         "files": sorted(files),
         "menu": menu,
-        "titles": of_seeds | menu,
+        "titles": menu,
         "contents": contents(values["verdicts"] is not None, values["tables"]),
-        "script": SCRIPT,
-        "policy": POLICY,
-        # The other pages have nothing that is drawn from it.
-        "data": {INDEX: data_of(document, dots)},
-        "explorer": bool(dots),
-        "runs_shown": runs,
     }
     environment = jinja_environment(autoescape=True)
 
-    def rendered(name: str, template: str) -> bytes:
+    def rendered(name: str) -> bytes:
         # The macro of figures notes in `placed` which of them the page has shown so far.
-        text = environment.get_template(f"{template}.j2").render(**shared, page=name, placed=[])
+        text = environment.get_template(f"{name}.j2").render(**shared, page=name, placed=[])
         return text.encode()
 
-    every = {name: name for name in menu} | dict.fromkeys(runs, RUNS_PAGE)
-    return {name: rendered(name, template) for name, template in every.items()}
+    return {name: rendered(name) for name in menu}
 
 
 def contents(judged: bool, made: Container[str]) -> dict[str, str]:
@@ -156,7 +130,6 @@ def shared_values(document: Document) -> dict[str, Any]:
         "sentences": said,
         "outcome": " ".join(said),
         "own_run": sentences.own_run(document),
-        "answers": sentences.answers(document["hypotheses"], document["bench"]),
         "tables": tables(document),
         "claim_counts": reading.claim_counts(document),
         "runs": reading.runs_of(document),
@@ -186,7 +159,6 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
         "estimate": estimate,
         "share_estimate": share_estimate,
         "plain": plain,
-        "anchor": anchor,
         "setting": reading.setting_words,
         "tally": reading.tally,
         "seeds": reading.seeds_in_words,

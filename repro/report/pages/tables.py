@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from repro.report.contrasts import LEVEL
 from repro.report.format import (
     amount,
     bounds,
@@ -17,10 +16,8 @@ from repro.report.format import (
     label,
     level,
     percent,
-    rate,
     short,
 )
-from repro.report.measures import BY_NAME
 from repro.report.pages.table import Column, Table, Words
 from repro.report.reading import (
     Document,
@@ -34,7 +31,6 @@ from repro.report.reading import (
     setting_words,
     verdicts_of,
 )
-from repro.report.study_tables import COLUMNS
 
 UNITS = {"fraction": "%", "doublings": "times", "logits": "logits"}
 SETTING = Column("Setting", setting_words)
@@ -83,24 +79,27 @@ def tables(document: Document) -> dict[str, Table]:
         _table1(document),
         _table2(document),
         *(hypotheses(name, rows) for name, rows in document["hypotheses"].items()),
-        _bench(document["bench"]),
-        *map(_bench_settings, document["bench"]),
-        Table(
-            "correlations",
-            "Rank correlations",
-            CORRELATIONS,
-            document["mechanism"]["correlations"],
-        ),
         _scales(document),
         Table("settings", "Settings", SETTINGS, document["settings_table"], SETTINGS_CAPTION),
         *map(_study, document["studies"]),
-        Table("replicates", "Replicates", REPLICATES, document["replicates"]),
         _claims(document, bool(verdicts and verdicts.of_authors)),
         _switches(document),
-        draws(document["draws"]),
-        conditions(document["answer"]),
+        _of_words(document["conditions"], widths=(0.2, 0.11, 0, 0.12, 0.12, 0.12, 0.12)),
     ]
     return {table.name: table for table in made if table.rows}
+
+
+def _of_words(of: Entry, widths: Sequence[float]) -> Table:
+    """A table whose words stand in report.json."""
+    columns = [
+        Column(head, partial(_at, place), width=width)
+        for place, (head, width) in enumerate(zip(of["heads"], widths, strict=False))
+    ]
+    return Table(of["name"], of["title"], columns, of["rows"], of["caption"])
+
+
+def _at(place: int, row: Sequence[str]) -> str:
+    return row[place]
 
 
 def _level(objective: str, of: Judged) -> str:
@@ -177,59 +176,6 @@ def _verdict_tables(document: Document, verdicts: Verdicts | None) -> Iterator[T
         "Does CleanCLIP clean the models, at no greater loss than that of the same finetuning of a "
         "model that was never poisoned (its twin)? Shares in percent. What MMCL + SSL models lose "
         "decides nothing.",
-    )
-
-
-def fewer_seeds(found: Entry, seeds: int) -> str:
-    """Over how many seeds an estimate is, where not over all of its row."""
-    return f", {found['seeds']} seeds" if found["seeds"] < seeds else ""
-
-
-def _differing(head: str, measure: str) -> Column:
-    """A difference under each condition, by one measure; of learning rates the factor."""
-
-    def difference_of(row: Entry) -> Words | None:
-        found = row["differences"].get(measure)
-        if found is None:
-            return None
-        unit = "doublings" if measure == "rate_doublings" else "fraction"
-        words = estimate(found, unit, signed=True)
-        return replace(words, soft=words.soft + fewer_seeds(found, row["seeds"]))
-
-    return Column(head, difference_of, width=0.12)
-
-
-def _condition(row: Entry) -> str:
-    at = f", ASR left at {rate(row['rate'])}" if row["rate"] is not None else ""
-    return f"{row['says']}{at}{' (exploratory)' if row['exploratory'] else ''}"
-
-
-CONDITIONS = (
-    Column("Condition", _condition, width=0.2),
-    Column("Setting", "settings", width=0.11),
-    Column("Seeds", "seeds", number=True),
-    _differing("ASR left at one rate (points)", "asr_left_at_rate"),
-    _differing("Learning rate that cleans", "rate_doublings"),
-    _differing("Share of accuracy lost (points)", "lost_at_cap"),
-    _differing("Accuracy when cleaned (points)", "accuracy_at_cap"),
-)
-
-
-def conditions(answer: Entry | None) -> Table:
-    """The differences under every condition; no rows without an answer."""
-    return Table(
-        "conditions",
-        "The difference under each condition",
-        CONDITIONS,
-        answer["conditions"] if answer else [],
-        "MMCL + SSL less MMCL models under each condition: means with 95% intervals, for the "
-        "learning rate the factor. What is lost is a share of the accuracy before cleaning. ≥: "
-        "mean and interval are lower bounds, for on some seeds the lowest rate tried cleans the "
-        "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
-        "kinds; –: not measured or not tested. For other draws, images of two things, the "
-        "transformer and the defences no models were trained without poison, so that what cleaning "
-        "costs without a backdoor is not known there. The accuracy when cleaned is exploratory for "
-        "images of two things and the transformer.",
     )
 
 
@@ -344,6 +290,7 @@ def _gain(of: Entry) -> float | None:
 
 THRESHOLDS = (
     Column("Setting", "setting"),
+    Column("ASR at most (%)", "cap", short, number=True),
     Column("Cleaned: MMCL", "cleaned.mmcl", number=True),
     Column("Cleaned: MMCL + SSL", "cleaned.mmcl_ssl", number=True),
     share("Accuracy (%): MMCL", "accuracy.mmcl"),
@@ -354,22 +301,20 @@ THRESHOLDS = (
 )
 
 
-def thresholds(document: Document, cap: float | None = None) -> Table:
-    """The best models at an ASR threshold, by default the profile's."""
-    at = document["settings"]["asr_cap"] if cap is None else cap
+def thresholds(document: Document) -> Table:
+    """The best models at several ASR thresholds."""
     rows = [
         {"setting": setting_words(cell), **of}
         for cell in document["resistance"]["cells"]
         for of in cell["thresholds"]
-        if of["cap"] == at
     ]
     return Table(
         "thresholds",
         "Best models by threshold",
         THRESHOLDS,
         rows,
-        f"The most accurate models at an ASR of at most {short(at)}%, unless the slider says "
-        "otherwise: seeds that are cleaned, then means over the seeds on which both models are.",
+        "The most accurate models by ASR threshold: seeds that are cleaned, then means over the "
+        "seeds on which both models are.",
     )
 
 
@@ -512,61 +457,6 @@ def hypotheses(study: str, rows: Sequence[Entry]) -> Table:
     )
 
 
-def anchor(of: Entry) -> str:
-    """Where the page of the bench tells more of a cell."""
-    return f"{of['study']}-{of['variant']}-{of['pretrain_objective']}"
-
-
-def _left(of: Entry) -> Words:
-    if not of["took"]:
-        return Words("", "the attack did not take")
-    left = share_estimate(of["left"])
-    return Words(left.text, left.soft, href=f"#{anchor(of)}", share=of["left"]["mean"])
-
-
-def _bench(cells: Sequence[Entry]) -> Table:
-    """The ASR left by attack and objective, a column a defence."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for of in cells:
-        attack, objective = of["attack"], of["pretrain_objective"]
-        row = rows.setdefault((attack, objective), {"attack": attack, "objective": objective})
-        row[of["defence"]] = of
-    columns = [Column("Attack", "attack"), Column("Pre-training", "objective", label)]
-    for defence in dict.fromkeys(of["defence"] for of in cells):
-        value = partial(_under, defence)
-        columns.append(Column(defence, value, _left, number=True, without=""))
-    return Table("bench", "Attack success rate left", columns, list(rows.values()))
-
-
-def _under(name: str, row: Entry) -> Any:
-    """What a row has under a name that may hold any sign."""
-    return row.get(name)
-
-
-BENCH_SETTINGS = (
-    Column("Learning rate", "learning_rate", rate),
-    share("Accuracy kept (%)", "kept"),
-    share("ASR at the end (%)", "asr"),
-)
-
-
-def _bench_settings(of: Entry) -> Table:
-    title = f"{of['defence']}, {of['attack']}, {label(of['pretrain_objective'])}"
-    return Table(f"bench-{anchor(of)}", title, BENCH_SETTINGS, of["settings"])
-
-
-correlation = partial(amount, unit="")
-
-
-CORRELATIONS = (
-    SETTING,
-    Column("Models pre-trained with", "pretrain_objective", label, without="all"),
-    Column("Models", "models", number=True),
-    Column("SSL loss", "loss_ssl", correlation, number=True),
-    Column("MMCL loss", "loss_mmcl", correlation, number=True),
-)
-
-
 @dataclass(frozen=True)
 class Scaled:
     """One model at one scale."""
@@ -654,21 +544,6 @@ def measured(found: Entry) -> Words:
     return Words("", " / ".join(values))
 
 
-def effect(found: Entry) -> Words:
-    """An effect in points, with its interval and q value."""
-    q = found["q"]
-    told = "" if q is None else f" q {_p(q)}" if q >= 0.0001 else " q < 0.0001"
-    decided = "decided" if q is not None and q <= LEVEL else ""
-    ends = interval(found["ci"], "fraction")
-    return Words(amount(found["value"], "fraction", True), f"{ends}{told}", decided)
-
-
-def _on_attack(row: Entry) -> Any:
-    """The effect on the ASR left, or of a row without cleaning on the ASR."""
-    found = row["effects"].get("asr_left")
-    return found or (None if row["clean_size"] else row["effects"].get("asr"))
-
-
 def _model(row: Entry) -> Words:
     keys = (row["dataset"], row["clean_size"], row["pretrain_objective"])
     return Words(", ".join(label(of) for of in keys if of), f"({len(row['seeds'])})")
@@ -692,8 +567,6 @@ STUDY = (
     Column("ASR", "measures.asr", measured, number=True),
     Column("Best cleaned", _best_cleaned, number=True),
     Column("ASR left", "measures.asr_left", measured, number=True),
-    Column("Effect on the ASR left", _on_attack, effect),
-    Column("Effect on the best cleaned", "effects.cleaned_accuracy", effect),
 )
 
 
@@ -701,19 +574,6 @@ def _study(study: Entry) -> Table:
     name = study["name"]
     return Table(f"study-{name}", f"Table of study {name}", STUDY, study["rows"]).filled()
 
-
-def measure_words(column: str) -> str:
-    """The measure of a column of the studies' tables, within a sentence."""
-    return BY_NAME[COLUMNS[column]].words
-
-
-REPLICATES = (
-    Column("Model", lambda row: f"{setting_words(row)}, {label(row['pretrain_objective'])}"),
-    Column("Measure", "measure", measure_words),
-    Column("Seeds", "seeds", lambda seeds: str(len(seeds)), number=True),
-    share("Between replicates", "sd"),
-    share("Between seeds", "sd_seeds"),
-)
 
 SHOWN = 150
 """Characters of a quoted claim before it is opened."""
@@ -769,17 +629,6 @@ CLAIMS = (
 )
 
 
-RUNS_PAGE = "runs.html"
-"""Page of the report's own runs."""
-
-
-def run_href(folder: str, seed: int) -> str:
-    """Where a run has its section: on the page of its seed if it is archived."""
-    _, gz, place = folder.rpartition(".gz/")
-    page = f"runs-{seed}.html" if gz else RUNS_PAGE
-    return f"{page}#{'-'.join(place.split('/')[0 if gz else 2 :])}"
-
-
 def _switches(document: Document) -> Table:
     protocol = document["protocol"]
     departs = "authors' code" if protocol == "authors" else "paper's text"
@@ -795,50 +644,6 @@ def _switches(document: Document) -> Table:
         Column("Here", used, width=0.15),
     )
     return Table("switches", "Choices", columns, document["context"]["switches"])
-
-
-def _ratio(of: Entry) -> Words:
-    low, high = of["interval"]
-    return Words(f"{of['value']:.1f}", f"[{low:.1f}, {high:.1f}]")
-
-
-def _draw_share(of: Entry) -> Words:
-    return Words(percent(of["value"]), interval(of["interval"], "fraction"))
-
-
-def _of_difference(row: Entry) -> str:
-    unit = "points" if row["unit"] == "fraction" else UNITS[row["unit"]]
-    return f"{row['title']} ({unit})"
-
-
-def _of_draws(row: Entry) -> Words:
-    return estimate(row["difference"], row["unit"], signed=True)
-
-
-def _of_seeds(row: Entry) -> Words | None:
-    return estimate(row["seeds"], row["unit"], signed=True) if row["seeds"] else None
-
-
-DRAWS = (
-    Column("Measure", _of_difference, width=0.17),
-    SETTING,
-    Column("Draws", "draws", number=True),
-    Column("Over draws", _of_draws, width=0.17),
-    Column("Over seeds of one draw", _of_seeds, width=0.17),
-    Column("Variance over draws by that over seeds", "ratio", _ratio, width=0.11),
-    Column("The draw's own part of it (%)", "share", _draw_share, width=0.12),
-)
-
-
-def draws(found: Entry | None) -> Table:
-    """What other draws of poisons, patches and cleaning pairs give; no rows without the study."""
-    caption = (
-        "MMCL + SSL less MMCL, both with BatchNorm groups of 64 pairs, at five learning rates."
-    )
-    if found and found["complete"] < found["planned"]:
-        done = f"{found['complete']} of {found['planned']} draws are there so far"
-        caption = f"Incomplete: {done}, so nothing is decided. {caption}"
-    return Table("draws", "Other draws", DRAWS, found["rows"] if found else [], caption)
 
 
 def readme_table(document: Document, measures: Sequence[str]) -> Table:
