@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repro.report.pages.findings import write_findings
 
 import repro
 from repro.data.stages import data_key, data_settings, poison_key, poison_settings, write_settings
 from repro.ledger import LedgerError
 from repro.profile import check, load_profile, pretrain_runs
-from repro.report.pages.findings import write_findings
 from repro.report.readme import write_blocks
 from repro.report.studies import LARGER, SUMS, archive_problems, evidence_of
 from repro.report.study_tables import REPLICATES
