@@ -36,7 +36,7 @@ Metric = Literal[
     "late_drop",
     "late_asr",
 ]
-"""Quantity of a claim; computed in repro/report/judgements.py."""
+"""Quantity of a claim; computed in repro/report/statements.py."""
 ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference", "asr_left_difference")
 """Metrics that compare the two objectives."""
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")

@@ -130,7 +130,8 @@ def paragraphs(text: str) -> str:
 
     parts = re.split(r"\n\n|\n(?=- )", text.strip())
     first, *items = map(wrapped, parts)
-    return "\n\n".join([first, "\n".join(items)])
+    # The line break after the filter's end is the template's, and is not written.
+    return "\n\n".join([first, "\n".join(items)]) + "\n"
 
 
 def plain(text: str) -> str:
@@ -407,9 +408,13 @@ def stale(profile: str) -> list[str]:
         return []
 
     try:
-        pages = written(archived_results(profile))
+        return differences(written(archived_results(profile)))
     except StaleText as error:
         return [str(error)]
+
+
+def differences(pages: Mapping[Path, str]) -> list[str]:
+    """A line for each page whose file says something else: its first line that does."""
     lines = []
     for path, text in pages.items():
         here = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Generated parts of README.md and specs/README.md, between their markers."""
+"""What `python -m repro write` writes: the texts of docs/written, and blocks of other pages."""
 
 import json
 import re

@@ -4,7 +4,8 @@ written, and of some the frame of numbers behind it, which is their CSV.
 Shares are fractions in numbers and percent in words. "–" stands where a row has no value.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from repro.markdown import table_lines
-from repro.report.comparisons import SHOWN, Judged, UnderCondition, first
+from repro.report.comparisons import SHOWN, UnderCondition, first
 from repro.report.format import (
     BOUNDS,
     amount,
@@ -29,7 +30,6 @@ from repro.report.seeds import Estimate, Term, contrast, estimate, seeds_of
 from repro.report.statements import JudgedHypothesis
 
 NONE = "–"
-UNITS = {"fraction": "%", "doublings": "times", "logits": "logits"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Table:
     def markdown(self) -> str:
         """In Markdown with its caption below, in ASCII, which is read in terminals too."""
         lines = table_lines([*self.words.columns], self.words.to_numpy(str).tolist())
-        text = "\n".join(lines)
-        return ascii_signs(f"{text}\n\n{self.caption}" if self.caption else text)
+        if self.caption:
+            lines += ["", textwrap.fill(self.caption, 110, break_on_hyphens=False)]
+        return ascii_signs("\n".join(lines))
 
 
 def ascii_signs(text: str) -> str:
@@ -137,34 +138,6 @@ def condition_words(of: UnderCondition) -> str:
     at = f", ASR left at {rate(of.condition.rate)}" if of.condition.rate is not None else ""
     exploratory = " (exploratory)" if of.condition.exploratory else ""
     return f"{of.condition.says}{weak}{at}{exploratory}"
-
-
-def setting_words(of: Judged, main: str) -> str:
-    """Setting and, where it is not the first, comparator."""
-    other = "" if of.of.comparator == main else f", {label(of.of.comparator)}"
-    return of.words + other
-
-
-def verdict_words(of: Judged) -> str:
-    """A verdict with its marks."""
-    marks = f" {'; '.join(of.marks)}" if of.marks else ""
-    return f"{of.verdict}{marks}"
-
-
-def verdict_rows(cells: Sequence[Judged]) -> Iterator[dict[str, str]]:
-    """A row a verdict."""
-    main = cells[0].of.comparator if cells else ""
-    for of in cells:
-        unit = of.measure.unit
-        yield {
-            "Measure": f"{of.measure.title} ({UNITS[unit]})",
-            "Setting": setting_words(of, main),
-            "Seeds": str(of.difference.seeds),
-            "MMCL": level_words(of.mmcl, unit),
-            "MMCL + SSL": level_words(of.mmcl_ssl, unit),
-            "Difference": cell(of.difference, unit),
-            "Verdict": verdict_words(of),
-        }
 
 
 def level_words(found: Estimate, unit: str) -> str:

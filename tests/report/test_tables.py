@@ -11,17 +11,14 @@ import pytest
 from repro.profile import load_profile
 from repro.report import reading
 from repro.report.claims import Claims, load_claims
+from repro.report.comparisons import OWN
 from repro.report.format import bounds, bounds_in_words, percent
 from repro.report.measures import Context, Evaluations
-from repro.report.pages.html import markdown, pages, shared_values
-from repro.report.pages.interactive import data_of
+from repro.report.pages.html import pages, shared_values
 from repro.report.pages.table import Column, Table
-from repro.report.pages.tables import readme_table, thresholds
 from repro.report.points import COLUMNS
-from repro.report.readme import SHOWN, write_blocks
 from repro.report.scales import in_words, scale_rows, settings_table
 from repro.report.studies import read_study_results
-from repro.report.verdicts import OWN
 
 
 @pytest.fixture
@@ -110,25 +107,6 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     assert "CC6M, 200K, groups of 64" in page
     assert 'id="table-authors"' in page
 
-    readme = markdown("readme", **values, table=readme_table(document, SHOWN))
-    assert "over 2 seeds" in readme
-    assert readme.count("Share of accuracy lost; CC6M, 200K") == 1
-
-
-def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:
-    for name, block in (("README.md", "results"), ("specs/README.md", "switches")):
-        Path(name).write_text(f"<!-- {block}:start -->\nold\n<!-- {block}:end -->\n")
-    Path("docs/pictures").mkdir(parents=True)
-
-    write_blocks()
-
-    words = Path("README.md").read_text().split()
-    assert "(mean of 3 seeds)" in " ".join(words)
-    for name in ("hero-dark.svg", "hero-dark-narrow.svg"):
-        dark = Path("docs/pictures", name).read_text()
-        assert "#e6edf3" in dark
-        assert "currentColor" not in dark
-
 
 @pytest.mark.parametrize(
     ("values", "words"),
@@ -165,19 +143,17 @@ def test_values_are_those_of_the_profiles() -> None:
     assert rows["cleaning rates"].paper.startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
 
 
-def archived(claims: Claims, name: str) -> Evaluations:
-    """Every archived evaluation of a profile."""
-    frames = [study.frame for study in read_study_results(name)]
-    context = Context.of(claims, load_profile(name))
+def archived(claims: Claims, *names: str) -> Evaluations:
+    """Every archived evaluation of some profiles, by the settings of the first."""
+    frames = [study.frame for name in names for study in read_study_results(name)]
+    context = Context.of(claims, load_profile(names[0]))
     return Evaluations(pd.concat(frames, ignore_index=True), context)
 
 
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
     claims = load_claims()
     leading = claims.comparisons.exploratory["mini"]
-    mini, midi, printed = scale_rows(
-        "mini", archived(claims, "mini"), archived(claims, "midi"), claims, leading
-    )
+    mini, midi, printed = scale_rows("mini", archived(claims, "mini", "midi"), claims, leading)
     assert mini.seeds == [10, 11, 12, 13, 14]
     assert midi.pairs > mini.pairs
 
@@ -195,8 +171,8 @@ def test_without_archives_only_the_paper_has_results() -> None:
     context = Context.of(claims, load_profile("mini"))
     nothing = Evaluations(pd.DataFrame(columns=list(COLUMNS)), context)
     assert settings_table("replay") == []
-    assert scale_rows("replay", nothing, nothing, claims, OWN) == []
-    rows = scale_rows("mini", nothing, nothing, claims, OWN)
+    assert scale_rows("replay", nothing, claims, OWN) == []
+    rows = scale_rows("mini", nothing, claims, OWN)
     assert {row.scale: bool(row.results) for row in rows} == {
         "mini": False,
         "midi": False,
@@ -215,13 +191,3 @@ def test_a_column_reads_a_path_of_names_and_nothing_where_it_ends() -> None:
     assert cell_of(None) == "–"
     empty = Table("t", "T", [column], [{"found": None}])
     assert empty.filled().columns == []
-
-
-def test_the_slider_has_the_cells_of_the_table(document: dict[str, Any]) -> None:
-    data = json.loads(data_of(document, []))["thresholds"]
-    assert len(data) == len(document["resistance"]["cells"])
-    table = thresholds(document, 0.1)
-    rows = [[str(cell) for cell in row] for row in table.cells()]
-    for of in data:
-        (row,) = (row for row in rows if row[0] == of["setting"])
-        assert of["rows"]["10"] == row[1:]

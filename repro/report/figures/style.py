@@ -179,9 +179,7 @@ def _svg(figure: Figure, prefix: str, **options: Any) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
     # What the pointer rests on says which seed it is, without any script.
-    text = re.sub(
-        r'<g id="(\S+-seed-(\d+)-\w+)">', r'<g id="\1" class="seed-\2"><title>seed \2</title>', text
-    )
+    text = re.sub(r'(<g id="\S+-seed-(\d+)-\w+">)', r"\1<title>seed \2</title>", text)
     # Words have no colour of their own, and so take that of the drawing.
     return text.replace(BLACK, "currentColor").replace("<svg", '<svg fill="currentColor"', 1)
 

@@ -22,8 +22,6 @@ class Words:
     href: str = ""
     more: tuple[str, ...] = ()
     """What a page shows when the cell is opened."""
-    share: float | None = None
-    """What shades the cell."""
 
     def __str__(self) -> str:
         """The cell as plain text."""

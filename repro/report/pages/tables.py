@@ -1,6 +1,6 @@
-"""Tables of page, article and README: their columns, and their rows from report.json.
+"""Tables of page and article: their columns, and their rows from report.json.
 
-Those of docs/ are in repro/report/pages/findings.py.
+Those of README.md and docs/ are in repro/report/tables.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -644,33 +644,6 @@ def _switches(document: Document) -> Table:
         Column("Here", used, width=0.15),
     )
     return Table("switches", "Choices", columns, document["context"]["switches"])
-
-
-def readme_table(document: Document, measures: Sequence[str]) -> Table:
-    """The verdicts by some measures, against the first comparator."""
-    verdicts = verdicts_of(document)
-    found = verdicts.measures if verdicts else []
-    several = len(verdicts.seeds) if verdicts else 0
-    rows = [
-        of
-        for of in judged(measure for measure in found if measure["measure"] in measures)
-        if of.cell["dataset"] and of.cell["comparator"] == of.first
-    ]
-
-    def name(of: Judged) -> str:
-        count = of.cell["difference"]["seeds"]
-        fewer = f"; {count} seeds" if count < several else ""
-        return f"{of.measure['title']}; {setting_words(of.cell)}{fewer}"
-
-    def found_words(of: Judged) -> str:
-        return f"{_difference(of)}, " + "; ".join([of.cell["verdict"], *of.cell["marks"]])
-
-    columns = (
-        Column("measure and setting", name),
-        *VERDICTS[3:5],
-        Column("difference, verdict", found_words),
-    )
-    return Table("readme", "Verdicts", columns, rows)
 
 
 def models_table(models: Sequence[Any], denominator: str) -> Table:
