@@ -15,6 +15,7 @@ FOUND = Estimate(
     by_seed={1: 0.5, 2: 0.55},
     at_least=True,
     at_most=False,
+    seeds=2,
 )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repro.report.pages.findings import write_findings
 
 import repro
 from repro.data.stages import data_key, data_settings, poison_key, poison_settings, write_settings
@@ -335,7 +334,7 @@ def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Pat
     assert line.startswith("results/studies/again.jsonl.gz: not the file that is known to dvc.lock")
     assert "dvc repro study@again" in line
     with pytest.raises(LedgerError, match=r"known to dvc\.lock"):
-        write_findings()
+        write_blocks()
     # A report has the line among its notices.
     assert line in evidence_of(load_profile("mini")).notices
 
@@ -357,9 +356,8 @@ def test_every_archive_behind_a_report_is_guarded(archive: Path, root: Path) -> 
     for profile in ("mini", "smoke", LARGER):
         (line,) = archive_problems(profile)
         assert line.startswith(f"{larger}: not the file that is known to dvc.lock")
-    for write in (write_findings, write_blocks):
-        with pytest.raises(LedgerError, match=r"larger\.jsonl\.gz: not the file"):
-            write()
+    with pytest.raises(LedgerError, match=r"larger\.jsonl\.gz: not the file"):
+        write_blocks()
     with pytest.warns(UserWarning, match=r"larger\.jsonl\.gz: not the file"):
         repro.points("mini")
 
