@@ -16,8 +16,7 @@ from repro.data.stages import data_key, data_settings, poison_key, poison_settin
 from repro.ledger import LedgerError
 from repro.profile import check, load_profile, pretrain_runs
 from repro.report.readme import write_blocks
-from repro.report.studies import LARGER, SUMS, archive_problems, evidence_of
-from repro.report.study_tables import REPLICATES
+from repro.report.studies import LARGER, REPLICATES, SUMS, archive_problems, evidence_of
 from repro.runs.published import read_results, read_run
 from repro.spec import SpecError, digest
 from repro.study import run as study_run
