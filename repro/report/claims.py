@@ -285,8 +285,8 @@ class Condition(Spec):
     """Whether it was looked for after its data were seen."""
     defence: bool = False
     """Whether it is there to compare defences, and so none of CleanCLIP's own."""
-    without: list[str] = Field(default_factory=list)
-    """Measures that its study did not state."""
+    short: bool = False
+    """Whether README.md shows it too."""
 
     @staticmethod
     def arms(arm: str, known: Iterable[str]) -> list[str]:

@@ -569,6 +569,8 @@ class UnderCondition:
     """By measure, as means over the settings."""
     means: dict[str, dict[str, Estimate]]
     """By measure and objective: of the models themselves."""
+    edges: list[str]
+    """On how many seeds the best model lies at the lowest or highest learning rate tried."""
 
 
 SHOWN = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
@@ -601,7 +603,7 @@ def _under(values: pd.DataFrame, condition: Condition, rules: Rules) -> UnderCon
         name = measure
         if measure == "asr_left_at_rate" and condition.rate is not None:
             name = at_rate(condition.rate)
-        if measure in condition.without or seeds_of(found, name).empty:
+        if seeds_of(found, name).empty:
             continue
         estimates[measure] = estimate(seeds_of(found, name), rules.level)
         means[measure] = {
@@ -620,7 +622,17 @@ def _under(values: pd.DataFrame, condition: Condition, rules: Rules) -> UnderCon
         seeds=max((of.seeds for of in estimates.values()), default=0),
         differences=estimates,
         means=means,
+        edges=[*_edges_under(by_setting)],
     )
+
+
+def _edges_under(by_setting: Sequence[pd.DataFrame]) -> Iterator[str]:
+    for objective in OBJECTIVES:
+        for end in ("lowest", "highest"):
+            found = [seeds_of(of, f"best_at_{end}_rate", objective).value for of in by_setting]
+            values = pd.concat(found)
+            if values.any():
+                yield f"{label(objective)} {end} {int(values.sum())}/{len(values)}"
 
 
 def in_words(settings: Sequence[Setting]) -> str:

@@ -239,6 +239,22 @@ def accuracy_at_cap(model: CleanedModel) -> Value | None:
     return None if best is None else Value(best.accuracy)
 
 
+def best_at_lowest_rate(model: CleanedModel) -> Value | None:
+    """1 where the best model at the threshold lies at the lowest learning rate tried, else 0."""
+    return _best_at(model, "min")
+
+
+def best_at_highest_rate(model: CleanedModel) -> Value | None:
+    """1 where the best model at the threshold lies at the highest learning rate tried, else 0."""
+    return _best_at(model, "max")
+
+
+def _best_at(model: CleanedModel, end: Literal["min", "max"]) -> Value | None:
+    if model.best is None or len(model.ends) < 2:
+        return None
+    return Value(float(model.best.learning_rate == getattr(model.ends.learning_rate, end)()))
+
+
 LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
 """Shares of the start accuracy over which `asr_frontier` is averaged."""
 
@@ -354,6 +370,8 @@ MEASURES = (
         late_drop,
     ),
     Measure("late_asr", "ASR at the end of the run with the best evaluation", "fraction", late_asr),
+    Measure("best_at_lowest_rate", "Best at the lowest rate", "fraction", best_at_lowest_rate),
+    Measure("best_at_highest_rate", "Best at the highest rate", "fraction", best_at_highest_rate),
 )
 """All of them, those of the verdicts first, in the order of their weight."""
 BY_NAME = {measure.name: measure for measure in MEASURES}

@@ -39,7 +39,10 @@ DOCUMENTED = "mini"
 WRITTEN = Path("docs/written")
 PAGES = {"findings.md.j2": Path("docs/findings.md")}
 """Texts that are a whole page."""
-BLOCKS = {"results.md.j2": (Path("README.md"), "results")}
+BLOCKS = {
+    "results.md.j2": (Path("README.md"), "results"),
+    "numbers.md.j2": (Path("README.md"), "numbers"),
+}
 """Texts that stand between the marks of a page."""
 
 
@@ -432,6 +435,6 @@ def written(results: Results) -> dict[Path, str]:
     values = names_of(results)
     pages = {path: render(name, values) for name, path in PAGES.items()}
     for name, (path, block) in BLOCKS.items():
-        text = path.read_text(encoding="utf-8")
+        text = pages.get(path) or path.read_text(encoding="utf-8")
         pages[path] = filled(path, text, block, render(name, values))
     return pages

@@ -101,34 +101,38 @@ def deviation(found: Estimate) -> float:
     return stdev(found.by_seed.values())
 
 
-def conditions(results: Results) -> Table:
-    """The difference under every condition."""
-    heads = {
-        "asr_left_at_rate": "ASR left at one rate (points)",
-        "rate_doublings": "Learning rate that cleans",
-        "lost_at_cap": "Share of accuracy lost (points)",
-        "accuracy_at_cap": "Accuracy when cleaned (points)",
-    }
+HEADS = {
+    "asr_left_at_rate": "ASR left at one rate (points)",
+    "rate_doublings": "Learning rate that cleans",
+    "lost_at_cap": "Share of accuracy lost (points)",
+    "accuracy_at_cap": "Accuracy when cleaned (points)",
+}
+"""Columns of the conditions."""
+
+
+def conditions(results: Results, short: bool = False) -> Table:
+    """The difference under every condition, or under those that README.md shows."""
     rows = []
     for of in results.conditions.values():
-        row = {"Condition": condition_words(of), "Setting": of.settings, "Seeds": str(of.seeds)}
+        if short and not of.condition.short:
+            continue
+        row = {"Comparison": condition_words(of)}
+        if not short:
+            row["Setting"] = of.settings
+        row["Seeds"] = str(of.seeds)
         for measure in SHOWN:
             found = of.differences.get(measure)
             more = fewer_seeds(found, of.seeds) if found else ""
-            row[heads[measure]] = cell(found, BY_NAME[measure].unit) + more
+            row[HEADS[measure]] = cell(found, BY_NAME[measure].unit) + more
+        if not short:
+            row["Best model at the lowest or highest rate tried (seeds)"] = "; ".join(of.edges)
         rows.append(row)
     return Table(
-        "conditions",
+        "short" if short else "conditions",
         "The difference under each condition",
         pd.DataFrame(rows, dtype=str),
-        "MMCL + SSL less MMCL models under each condition: means with 95% intervals, for the "
-        "learning rate the factor. What is lost is a share of the accuracy before cleaning. ≥: "
-        "mean and interval are lower bounds, for on some seeds the lowest rate tried cleans the "
-        "MMCL model already, or the highest does not clean the MMCL + SSL model; ≈: bounds of both "
-        "kinds; –: not measured or not tested. For other draws, images of two things, the "
-        "transformer and the defences no models were trained without poison, so that what cleaning "
-        "costs without a backdoor is not known there. The accuracy when cleaned is exploratory for "
-        "images of two things and the transformer.",
+        "MMCL + SSL less MMCL, mean with 95% interval; for the learning rate the factor. "
+        "≥ is a lower bound: the learning rates tried end too early; ≈ has bounds of both kinds.",
     )
 
 
@@ -325,6 +329,7 @@ def written(results: Results) -> dict[str, Table]:
     judged = results.hypotheses
     made = [
         conditions(results),
+        conditions(results, short=True),
         by_measure_and_setting(results),
         by_measure(results),
         defences(results),
