@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from repro.report.contrasts import Contrast, Effect, effect, set_q_values
+from repro.report.judgements import JudgedHypothesis, judged_hypotheses
+from repro.report.pages.findings import stale_findings
+from repro.report.verdicts import verdicts
 from scipy import stats
 
 from repro.profile import load_profile
 from repro.report.claims import load_claims
-from repro.report.contrasts import Contrast, Effect, effect, set_q_values
-from repro.report.judgements import JudgedHypothesis, judged_hypotheses
 from repro.report.measures import (
     CleanedModel,
     Context,
@@ -25,11 +27,9 @@ from repro.report.measures import (
     asr_frontier,
     start_accuracy,
 )
-from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
 from repro.report.studies import Studied, StudyResults, read_study_results, studied, whole_seeds
 from repro.report.study_tables import EffectRow, StudyTable, measured, responses
-from repro.report.verdicts import verdicts
 from repro.study.spec import Study, load_study
 from tests.support.ledger import study_spec
 

@@ -9,12 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
-from scipy import stats
-
-from repro.intervals import student
-from repro.profile import check, load_profile
-from repro.report.claims import Arms, Claim, Claims, load_claims
 from repro.report.contrasts import (
     ABOVE,
     BELOW,
@@ -35,10 +29,6 @@ from repro.report.judgements import (
     judged_claims,
     own_values,
 )
-from repro.report.measures import Context, Evaluations, Value, hull_mean, lost_at_cap
-from repro.report.reading import ERRATA
-from repro.report.resistance import mechanism
-from repro.report.studies import read_study_results
 from repro.report.verdicts import (
     LATER,
     CellVerdict,
@@ -48,6 +38,16 @@ from repro.report.verdicts import (
     cell_verdicts,
     verdicts,
 )
+from ruamel.yaml import YAML
+from scipy import stats
+
+from repro.intervals import student
+from repro.profile import check, load_profile
+from repro.report.claims import Arms, Claim, Claims, load_claims
+from repro.report.measures import Context, Evaluations, Value, hull_mean, lost_at_cap
+from repro.report.reading import ERRATA
+from repro.report.resistance import mechanism
+from repro.report.studies import read_study_results
 from repro.spec import SpecError
 from tests.support.curves import CELLS, GRID, Outcome, arm, evaluated
 

@@ -15,7 +15,7 @@ KEPT = {
     "table 1": ("Setting", "Pre-trained with"),
     "table 2": ("Dataset", "Pre-trained with"),
     "claims": ("Claim",),
-    "conditions": ("Condition", "Setting"),
+    "conditions": ("Comparison", "Setting"),
     "controls": ("Setting", "Models"),
     "verdicts": ("Measure", "Setting"),
     "secondary": ("Comparison", "Measure", "Setting"),
