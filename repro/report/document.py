@@ -97,7 +97,7 @@ def build_document(
                 }
                 for name, cells in judged.secondary.items()
             ],
-            "authors": measures_of(judged.authors, results),
+            "authors": measures_of(judged.authors, results, "exact"),
         },
         "larger": {
             "measures": measures_of(results.of_larger, results) if archived else [],
@@ -143,8 +143,10 @@ def build_document(
     }
 
 
-def measures_of(cells: Sequence[Judged], results: Results) -> list[dict[str, Any]]:
-    """Verdicts as objects of report.json, one a measure."""
+def measures_of(
+    cells: Sequence[Judged], results: Results, scope: Scope | None = None
+) -> list[dict[str, Any]]:
+    """Verdicts as objects of report.json, one a measure; `scope` by default that of the report."""
     found: dict[str, dict[str, Any]] = {}
     for cell in cells:
         rule = results.claims.rules.measures[cell.measure.name]
@@ -157,7 +159,7 @@ def measures_of(cells: Sequence[Judged], results: Results) -> list[dict[str, Any
                 "negligible": rule.negligible,
                 "paper": rule.paper,
                 "fixed": cell.fixed,
-                "scope": results.scope,
+                "scope": scope or results.scope,
                 "cells": [],
                 "pooled": None,
                 "verdict": Verdict.UNDECIDED,

@@ -27,18 +27,6 @@ class Value(NamedTuple):
     at_least: bool = False
     at_most: bool = False
 
-    def times(self, weight: float) -> Value:
-        """The value with a weight; a negative one turns a bound round."""
-        at_least, at_most = self.at_least, self.at_most
-        if weight < 0:
-            at_least, at_most = at_most, at_least
-        return Value(weight * self.value, at_least, at_most)
-
-    def plus(self, other: Value) -> Value:
-        """The sum, which is a bound where one of the two is."""
-        at_least = self.at_least or other.at_least
-        return Value(self.value + other.value, at_least, self.at_most or other.at_most)
-
 
 class Context(NamedTuple):
     """What measures need besides a model; but for the cap, fields as in specs/claims.yaml."""

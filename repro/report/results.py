@@ -79,7 +79,7 @@ class Results:
         arms = self.claims.comparisons.exploratory.get(LARGER)
         if arms is None or not self.larger:
             return []
-        context = self.evaluations.context._replace(rate=self.claims.rules.rate.get(LARGER))
+        context = Context.of(self.claims, load_profile(LARGER))
         frame = joined(*(study.frame for study in self.larger))
         evaluations = Evaluations(frame, context)
         return comparisons.judged_cells(measured(evaluations), evaluations, arms, self.claims.rules)

@@ -1,21 +1,13 @@
 """Tables, effects, responses and hypotheses of studies, made by hand and of the archives."""
 
-import shutil
-from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import chdir
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from repro.report.contrasts import Contrast, Effect, effect, set_q_values
-from repro.report.judgements import JudgedHypothesis, judged_hypotheses
-from repro.report.pages.findings import stale_findings
-from repro.report.verdicts import verdicts
-from scipy import stats
 
 from repro.profile import load_profile
 from repro.report.claims import load_claims
@@ -23,12 +15,12 @@ from repro.report.measures import (
     CleanedModel,
     Context,
     Evaluations,
-    Models,
     asr_frontier,
-    start_accuracy,
 )
+from repro.report.measures import measured as measured_of
 from repro.report.points import COLUMNS
-from repro.report.studies import Studied, StudyResults, read_study_results, studied, whole_seeds
+from repro.report.statements import JudgedHypothesis, judged_hypotheses
+from repro.report.studies import StudyResults, read_study_results, studied, whole_seeds
 from repro.report.study_tables import EffectRow, StudyTable, measured, responses
 from repro.study.spec import Study, load_study
 from tests.support.ledger import study_spec
@@ -91,9 +83,8 @@ def table_of(models: Made, study: Study | None = None) -> StudyTable:
 CONTEXT_OF_TABLES = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0, weak_start=0.9)
 
 
-def table_from(frame: pd.DataFrame, study: Study, *, effects: bool = True) -> StudyTable:
-    evaluations = Evaluations(frame, CONTEXT_OF_TABLES)
-    return StudyTable("study", study, evaluations, 0.95, effects=effects)
+def table_from(frame: pd.DataFrame, study: Study) -> StudyTable:
+    return StudyTable("study", study, Evaluations(frame, CONTEXT_OF_TABLES), 0.95)
 
 
 def row_of(table: StudyTable, variant: str, objective: str = "mmcl") -> EffectRow:
@@ -108,59 +99,6 @@ CLEANED = {
 """A model that every seed cleans."""
 
 
-def effect_of(differences: list[float]) -> Effect | None:
-    """The effect of a variant whose accuracy differs so from that of the reference."""
-    starts = [(0.5 + of, 0.9) for of in differences]
-    reference = [(0.5, 0.9)] * len(differences)
-    models = {
-        ("other", "mmcl"): {"start": starts},
-        ("default", "mmcl"): {"start": reference},
-    }
-    evaluations = Evaluations(frame_of(models), CONTEXT_OF_TABLES)
-    other = Models(("study/other",), "mmcl", "cc3m")
-    default = Models(("study/default",), "mmcl", "cc3m")
-    contrast = Contrast(start_accuracy, {other: 1.0, default: -1.0})
-    return effect(contrast, evaluations, 0.95)
-
-
-def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
-    differences = [0.02, -0.01, 0.04, 0.03]
-    found = effect_of(differences)
-    expected = stats.ttest_1samp(differences, 0)
-    assert found is not None
-    assert found.value == pytest.approx(0.02)
-    assert found.n == 4
-    assert found.ci == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert found.p == pytest.approx(expected.pvalue)
-    assert found.undecided
-    assert effect_of([0.1, 0.2]) is None
-
-
-def test_q_values_are_taken_over_distinct_effects() -> None:
-    """The same effect under two names counts once; models that two variants share test nothing."""
-    one = effect_of([0.10, 0.11, 0.12])
-    same = effect_of([0.10, 0.11, 0.12])
-    two = effect_of([0.1, -0.1, 0.3])
-    nought = effect_of([0.0, 0.0, 0.0])
-    assert one and same and two and nought
-    assert one.p is not None
-    assert two.p is not None
-    assert nought.p is None
-    assert nought.undecided
-    assert nought.ci == (0, 0)
-
-    family = set_q_values([one, nought, same, two], 0.95)
-
-    assert family.tested == 2
-    assert family.intervals_beyond_zero == 1
-    assert family.decided == 1
-    assert family.by_chance == pytest.approx(0.1)
-    assert one.q == pytest.approx(2 * one.p)
-    assert same.q == one.q
-    assert two.q == pytest.approx(two.p)
-    assert nought.q is None
-
-
 def test_intervals_stay_within_what_is_possible() -> None:
     found = measured([0.0, 0.01, 0.2], 0.95)
     assert found.ci is not None
@@ -169,14 +107,13 @@ def test_intervals_stay_within_what_is_possible() -> None:
     assert measured([0.1, None, 0.3], 0.95).ci is None
 
 
-def test_a_table_has_outcomes_and_effects_by_seed() -> None:
+def test_a_table_has_outcomes_by_seed() -> None:
     worse = {
         "start": [(0.38, 0.9), (0.40, 0.9), (0.42, 0.9)],
         "after": {RATE: [(0.2, 0.05)] * 3},
     }
     table = table_of({("worse", "mmcl"): worse, ("default", "mmcl"): CLEANED})
     assert [row.variant for row in table.entry().rows] == ["default", "worse"]
-    assert row_of(table, "default").effects == {}
 
     row = row_of(table, "worse")
     assert row.seeds == [0, 1, 2]
@@ -187,19 +124,6 @@ def test_a_table_has_outcomes_and_effects_by_seed() -> None:
     assert values["accuracy"] == pytest.approx([0.38, 0.40, 0.42])
     assert values["lost"][0] == pytest.approx(1 - 0.2 / 0.38)
     assert values["asr_left"] == [0.05] * 3
-
-    effects = {name: effect.value for name, effect in row.effects.items()}
-    assert effects["accuracy"] == pytest.approx(-0.02)
-    assert effects["cleaned_accuracy"] == pytest.approx(-0.19)
-
-
-def test_a_confirmatory_study_has_measures_and_no_effects() -> None:
-    frame = frame_of({("default", "mmcl"): CLEANED, ("other", "mmcl"): CLEANED})
-    spec = study_spec({"default": {}, "other": {}})
-    first, second = table_from(frame, spec, effects=False).entry().rows
-    for row in (first, second):
-        assert row.effects == {}
-        assert row.measures["lost"].ci
 
 
 def test_a_seed_that_nothing_cleans_counts_with_its_loss_at_the_highest_rate() -> None:
@@ -218,8 +142,6 @@ def test_a_seed_that_nothing_cleans_counts_with_its_loss_at_the_highest_rate() -
     assert row.measures["cleaned_accuracy"].values == [None, 0.25, 0.25]
     assert row.measures["cleaned_accuracy"].mean is None
     assert row.measures["lost"].values == pytest.approx([0.5] * 3)
-    assert "cleaned_accuracy" not in row.effects
-    assert "asr_left" in row.effects
 
 
 def test_a_run_that_diverged_has_no_end() -> None:
@@ -324,68 +246,6 @@ def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
     assert {*first.measures} == {"accuracy", "asr"}
 
 
-@cache
-def archives() -> Studied:
-    """What the archives in git say of the profile `mini`."""
-    with chdir(ROOT):
-        results = read_study_results("mini")
-    return studied(results, all_of(results), 0.95)
-
-
-def test_tables_measure_as_verdicts_do() -> None:
-    """The seeds' table and the exploratory verdicts have the same values of every seed."""
-    evaluations = all_of(read_study_results("mini"))
-    judged = verdicts(evaluations, load_claims(), "mini", {}, "proxy")
-    measures = {measure.measure: measure for measure in judged.exploratory}
-    seeds = next(study for study in archives().studies if study.name == "seeds")
-    rows: dict[tuple[str | None, str | None], list[EffectRow]] = defaultdict(list)
-    for row in seeds.rows:
-        rows[row.dataset, row.clean_size].append(row)
-
-    for name, verdict in (("lost", "lost_at_cap"), ("asr_left", "asr_left_at_rate")):
-        for cell in measures[verdict].cells:
-            for row in rows[cell.dataset, cell.clean_size]:
-                other = cell.mmcl if row.pretrain_objective == "mmcl" else cell.mmcl_ssl
-                assert row.measures[name].values == list(other.by_seed.values())
-
-
-def test_effects_of_unpoisoned_models_say_nothing_of_the_attack() -> None:
-    control = next(study for study in archives().studies if study.name == "control")
-    one, other = (row for row in control.rows if row.variant == "unpoisoned")
-    assert set(one.effects) == {"accuracy", "cleaned_accuracy"}
-    assert set(other.effects) == {"accuracy", "cleaned_accuracy"}
-
-
-def test_replicates_differ_by_rounding_only() -> None:
-    """ASR left of MMCL + SSL: 2 to 5 points between replicates, 14 between seeds."""
-    by_measure = {(of.pretrain_objective, of.measure): of for of in archives().replicates}
-    left = by_measure["mmcl_ssl", "asr_left"]
-    assert 0.02 < left.sd < 0.05
-    assert left.sd_seeds is not None
-    assert left.sd_seeds > 0.1
-    # The earlier archive equals the present one bit by bit on seed 10, which is one draw.
-    draws = {seed: len(values) for seed, values in left.seeds.items()}
-    assert list(draws.items()) == [(10, 2), (11, 3), (12, 3)]
-
-
-def test_the_tables_of_the_pages_are_those_of_the_archives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An edited digit is named with its file and line."""
-    assert stale_findings("mini") == []
-    assert stale_findings("midi") == []
-    monkeypatch.chdir(tmp_path)
-    for name in ("specs", "results"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
-    page = tmp_path / "docs/history.md"
-    page.write_text(page.read_text().replace("| 42.9 |", "| 43.9 |"))
-    (line,) = stale_findings("mini")
-    assert line.startswith("docs/history.md:") and "43.9" in line
-    page.unlink()
-    assert stale_findings("mini") == []
-
-
 CONTEXT = Context.of(load_claims(), load_profile("mini"))
 
 
@@ -401,6 +261,7 @@ def of_mechanism(**values: Any) -> dict[str, Any]:
     start = {"step": 0, "epoch": 0.0, "index": 0, "accuracy": 0.4, "num_correct": 4}
     others = dict.fromkeys(COLUMNS)
     others["learning_rate"] = CONTEXT.rate
+    others |= dict.fromkeys(("validation_accuracy", "validation_asr", "test_asr"), math.nan)
     return {**others, **names, **state, **start, **values}
 
 
@@ -419,6 +280,12 @@ def study_frame(left: dict[str, float], seeds: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def judged_in(name: str, frame: pd.DataFrame, due: Collection[int] = ()) -> list[JudgedHypothesis]:
+    """The hypotheses of a study on made-up models."""
+    values = measured_of(Evaluations(frame, CONTEXT))
+    return judged_hypotheses(name, load_study(name), values, CONTEXT.weak_start, due)
+
+
 LEFT = {
     "cleanclip/mmcl": 0.03,
     "cleanclip/mmcl_ssl": 0.6,
@@ -435,13 +302,14 @@ LEFT = {
 
 def judged_of(seeds: list[int]) -> list[JudgedHypothesis]:
     """The hypotheses of the study `mechanism` on so many seeds of the same models."""
-    evaluations = Evaluations(study_frame(LEFT, seeds), CONTEXT)
-    return judged_hypotheses("mechanism", load_study("mechanism"), evaluations)
+    return judged_in("mechanism", study_frame(LEFT, seeds))
 
 
 def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
     judged = judged_of([25, 26, 27, 28, 29])
-    verdicts = {row.says.split(" cleans")[0].split(" make")[0]: row.verdict for row in judged}
+    verdicts = {
+        row.hypothesis.says.split(" cleans")[0].split(" make")[0]: row.verdict for row in judged
+    }
     assert verdicts == {
         "another image view": "supported",
         "another text view": "supported, negligible",
@@ -471,9 +339,8 @@ def test_a_hypothesis_is_about_the_cleaning_of_its_loss() -> None:
             place = {"dataset": dataset, "clean_size": "100k", "loss": loss, "study": "losses"}
             run = f"{dataset}/{loss}/" + frame.run
             frames.append(frame.assign(**place, run=run, learning_rate=1e-3))
-    evaluations = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
 
-    judged = judged_hypotheses("losses", study, evaluations)
+    judged = judged_in("losses", pd.concat(frames, ignore_index=True))
 
     means = [row.sum.mean for row in judged if row.sum]
     assert means == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=0.01)
@@ -492,10 +359,9 @@ def test_no_verdict_while_a_seed_lacks_runs() -> None:
     seeds = study.variants["scenes"].seeds
     frame = study_frame({"scenes/mmcl": 0.9, "scenes/mmcl_ssl": 0.9}, seeds)
     place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
-    evaluations = Evaluations(frame.assign(**place), CONTEXT)
-    whole = judged_hypotheses("scenes", study, evaluations)
+    whole = judged_in("scenes", frame.assign(**place))
     assert "incomplete" not in {row.verdict for row in whole if row.sum}
-    partly = judged_hypotheses("scenes", study, evaluations, due={seeds[-1]})
+    partly = judged_in("scenes", frame.assign(**place), due={seeds[-1]})
     assert {row.verdict for row in partly} == {"incomplete"}
 
 
@@ -507,7 +373,7 @@ def test_models_of_a_weak_backdoor_are_marked(asr: float, weak: bool) -> None:
     weaker = (frame.step == 0) & (frame.pretrain_objective == "mmcl")
     place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
     frame = frame.assign(asr=frame.asr.mask(weaker, asr), **place)
-    judged = judged_hypotheses("scenes", study, Evaluations(frame, CONTEXT))
+    judged = judged_in("scenes", frame)
     assert {row.weak for row in judged} == {weak}
 
 
@@ -517,11 +383,10 @@ def test_a_bound_counts_as_a_value_and_is_shown_as_one() -> None:
     left = {"scenes/mmcl": 0.01, "scenes/mmcl_ssl": 0.9}
     frame = study_frame(left, study.variants["scenes"].seeds)
     place = {"dataset": "cc6m", "clean_size": "200k", "study": "scenes"}
-    evaluations = Evaluations(frame.assign(**place), CONTEXT)
 
-    rates = judged_hypotheses("scenes", study, evaluations)[1]
+    rates = judged_in("scenes", frame.assign(**place))[1]
 
-    assert rates.measure == "rate_doublings"
+    assert rates.hypothesis.measure == "rate_doublings"
     assert rates.sum is not None
     assert rates.sum.at_least
 
