@@ -4,15 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.measures import CleanedModel
-from repro.report.resistance import CAPS, best_at
 from repro.spec import Profile, RunSpec
-from tests.support.curves import CONTEXT
 from tests.support.ledger import document_at, reseal, row_of, write_run, write_specs
 
 START = (0.4, 0.97)
@@ -223,20 +219,6 @@ def test_diverged_runs_are_marked_counted_and_have_no_end(tmp_path: Path) -> Non
     assert notice.startswith(f"{len(cleaned) - 1} of {len(cleaned) + 1} runs diverged")
 
 
-def test_what_is_kept_is_a_step_function_of_the_asr_allowed():
-    """Nothing below 5%, a half from there on, all from 15% on."""
-    points = [(0.05, 0.2), (0.15, 0.4), (0.10, 0.1), (0.9, 0.5)]
-    rows = pd.DataFrame(points, columns=["asr", "accuracy"]).assign(step=10)
-    model = CleanedModel(pd.Series({"accuracy": 0.4}), rows, CONTEXT)
-
-    kept = dict(zip(CAPS, best_at(model).kept, strict=True))
-
-    assert kept[0.045] == 0
-    assert kept[0.05] == 0.5
-    assert kept[0.145] == 0.5
-    assert kept[0.15] == 1
-
-
 def test_resistance_of_a_ledger_known_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,9 +251,3 @@ def test_resistance_of_a_ledger_known_by_hand(
             for end in row[objective]:
                 assert end["asr"] == pytest.approx(asr, abs=0.01)
                 assert end["kept"] == 1.0
-
-    (ours,) = cell["trade_offs"]
-    kept = dict(zip(found["caps"], ours["mmcl"], strict=True))
-    assert kept[0.005] == 0
-    assert kept[0.05] == 1
-    assert max(ours["mmcl_ssl"]) == 0
