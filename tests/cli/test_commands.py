@@ -382,14 +382,19 @@ def test_set_up_takes_the_build_of_torch_that_the_trainings_need(
     scripts.mkdir(parents=True)
     (scripts / "python").write_text(PIP)
     (scripts / "activate").write_text(f"VIRTUAL_ENV={tmp_path}/.venv\n")
+    # The commands of this machine but sbatch, which it may have.
     tools = tmp_path / "tools"
     tools.mkdir()
+    for command in {*Path("/usr/bin").iterdir(), *Path("/bin").iterdir()}:
+        if command.name != "sbatch" and not (tools / command.name).is_symlink():
+            (tools / command.name).symlink_to(command)
     if cluster:
         (tools / "sbatch").write_text("#!/bin/sh\n")
-    for file in (*scripts.iterdir(), *tools.iterdir()):
+        (tools / "sbatch").chmod(0o755)
+    for file in scripts.iterdir():
         file.chmod(0o755)
     environment = {
-        "PATH": f"{tools}:/usr/bin:/bin",
+        "PATH": str(tools),
         "REPRO_TORCH": chosen,
         "OFFERED": "2.13.0+cpu, 0.28.0+cpu" if offered else "2.13.0, 0.28.0",
     }
