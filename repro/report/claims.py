@@ -305,8 +305,6 @@ class Comparisons(Spec):
     """By profile and study, an arm as in `beside`."""
     conditions: dict[str, list[Condition]]
     """By profile: lines of the table of conditions."""
-    further: list[str]
-    """Arms that a claim is judged on where those of the verdicts lack the runs that it is about."""
 
 
 class Claims(Spec):

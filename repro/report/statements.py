@@ -120,13 +120,11 @@ def judged_claims(
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
 
     A claim without a study is judged on the archived seeds of the verdicts that stand first, or,
-    where these do not have its runs, of the exploratory ones, then of the further ones, or else on
-    the report's own.
+    where these do not have its runs, of the exploratory ones, or else on the report's own.
     `scope`: whether the data are the paper's.
     """
     later = [exploratory.mmcl_ssl] if exploratory else []
-    further = claims.comparisons.further
-    in_order = [verdicts.arms.mmcl_ssl, *later, *further, OWN.mmcl_ssl]
+    in_order = [verdicts.arms.mmcl_ssl, *later, OWN.mmcl_ssl]
     ours = _Seeds(values, in_order, scope == "proxy", verdicts)
     authors = _Seeds(values, [AUTHORS_ARMS.mmcl_ssl], False, None)
     have_authors = f"{AUTHORS}/" in values.index.get_level_values("arm")
@@ -303,7 +301,7 @@ def _terms_of(name: str, study: Study, hypothesis: Hypothesis) -> dict[str, Term
         own = tuple(f"{name}/{variant}" for variant in study.matching(label))
         arms = own or (arm.partition("/")[2],)
         setting = _setting_of(study, hypothesis)
-        models = Models(arms, cast("Objective", objective), *setting, hypothesis.loss)
+        models = Models(arms, cast("Objective", objective), *setting, CLEANCLIP)
         terms[label] = Term(models, weight)
     return terms
 

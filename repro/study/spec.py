@@ -88,8 +88,6 @@ class Hypothesis(Spec):
     ]
     rate: Rate | None = None
     """Learning rate of `asr_left_at_rate`; null for that of the rules."""
-    loss: Loss = "mmcl_ssl"
-    """Loss of the cleaning that is measured."""
     setting: Annotated[tuple[Dataset, CleanSize], Field(strict=False)] | None = None
     """Dataset and number of cleaning pairs; null where the study has one of each."""
     contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
@@ -149,10 +147,6 @@ class Study(Spec):
             if place not in places and (place or len(places) > 1):
                 allowed = ", ".join("[" + ", ".join(each) + "]" for each in places)
                 raise ValueError(f"{where}: setting: {place} (allowed: {allowed})")
-            if hypothesis.loss not in self.losses:
-                raise ValueError(
-                    f"{where}: loss: {hypothesis.loss} (allowed: {', '.join(self.losses)})"
-                )
             for label in hypothesis.contrast:
                 seeds = [
                     seed for name in self.matching(label) for seed in self.variants[name].seeds
@@ -291,7 +285,7 @@ def _check_rates(study: Study, profiles: Profiles) -> None:
             rates = {
                 run.schedule.learning_rate
                 for run in cleanings
-                if (run.variant, run.loss) == (name, hypothesis.loss)
+                if (run.variant, run.loss) == (name, "mmcl_ssl")
                 if hypothesis.setting in (None, (run.dataset, run.clean_size))
             }
             if hypothesis.rate not in rates:

@@ -327,26 +327,6 @@ def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
     assert first.p < 0.001
 
 
-def test_a_hypothesis_is_about_the_cleaning_of_its_loss() -> None:
-    """SSL alone leaves 60% on MMCL + SSL models, and CleanCLIP as much of both."""
-    study = load_study("losses")
-    by_loss = {"ssl": (0.1, 0.6), "mmcl": (0.6, 0.6), "mmcl_ssl": (0.3, 0.3)}
-    frames = []
-    for loss, (mmcl, mmcl_ssl) in by_loss.items():
-        left = {"losses/mmcl": mmcl, "losses/mmcl_ssl": mmcl_ssl}
-        frame = study_frame(left, study.variants["losses"].seeds)
-        for dataset in study.datasets:
-            place = {"dataset": dataset, "clean_size": "100k", "loss": loss, "study": "losses"}
-            run = f"{dataset}/{loss}/" + frame.run
-            frames.append(frame.assign(**place, run=run, learning_rate=1e-3))
-
-    judged = judged_in("losses", pd.concat(frames, ignore_index=True))
-
-    means = [row.sum.mean for row in judged if row.sum]
-    assert means == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=0.01)
-    assert [row.verdict for row in judged][:2] == ["supported", "supported"]
-
-
 def test_no_verdict_until_all_seeds_are_there() -> None:
     judged = judged_of([25, 26, 27, 28])
     assert {row.verdict for row in judged} == {"incomplete"}
