@@ -20,13 +20,12 @@ from repro.report.format import (
     factor,
     interval,
     label,
-    level,
     percent,
     rate,
 )
-from repro.report.measures import BY_NAME, Measure, Models
+from repro.report.measures import BY_NAME, Measure
 from repro.report.results import Results
-from repro.report.seeds import Estimate, Term, contrast, estimate, seeds_of
+from repro.report.seeds import Estimate
 from repro.report.statements import JudgedHypothesis
 
 NONE = "–"
@@ -63,12 +62,6 @@ def ascii_signs(text: str) -> str:
     return text.translate(str.maketrans("–−", "--"))
 
 
-def listed(items: Iterable[str]) -> str:
-    """The items with commas, and "and" before the last."""
-    *before, last = items
-    return f"{', '.join(before)} and {last}" if before else last
-
-
 def cell(found: Estimate | None, unit: str = "fraction", signed: bool = True) -> str:
     """A mean over seeds with its interval, in the unit of its measure; doublings as a factor."""
     if found is None:
@@ -79,16 +72,6 @@ def cell(found: Estimate | None, unit: str = "fraction", signed: bool = True) ->
         return f"{sign}{factor(found.mean)} times{ends}"
     ends = f" {interval(found.interval, unit)}" if found.interval else ""
     return f"{sign}{amount(found.mean, unit, signed)}{ends}"
-
-
-def share_cell(found: Estimate | None) -> str:
-    """The mean of a share, whose interval ends at 0 and 1."""
-    if found is None:
-        return NONE
-    if found.interval is None:
-        return percent(found.mean)
-    low, high = found.interval
-    return f"{percent(found.mean)} {interval((max(low, 0), min(high, 1)), 'fraction')}"
 
 
 def fewer_seeds(found: Estimate, seeds: int) -> str:
@@ -131,8 +114,8 @@ def conditions(results: Results, short: bool = False) -> Table:
         "short" if short else "conditions",
         "The difference under each condition",
         pd.DataFrame(rows, dtype=str),
-        "MMCL + SSL less MMCL, mean with 95% interval; for the learning rate the factor. "
-        "≥ is a lower bound: the learning rates tried end too early; ≈ has bounds of both kinds.",
+        "MMCL + SSL less MMCL, mean with 95% interval. For the learning rate it is the factor. "
+        "≥ is a lower bound: the learning rates tried end too early. ≈ has bounds of both kinds.",
     )
 
 
@@ -142,33 +125,6 @@ def condition_words(of: UnderCondition) -> str:
     at = f", ASR left at {rate(of.condition.rate)}" if of.condition.rate is not None else ""
     exploratory = " (exploratory)" if of.condition.exploratory else ""
     return f"{of.condition.says}{weak}{at}{exploratory}"
-
-
-def level_words(found: Estimate, unit: str) -> str:
-    """The value of the models of one objective."""
-    return BOUNDS[found.at_least, found.at_most][0] + level(found.mean, unit)
-
-
-def by_measure_and_setting(results: Results) -> Table:
-    """The verdicts by three measures against the first comparator, as README.md has them."""
-    measures = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
-    several = len(results.verdicts.seeds)
-    rows = []
-    for of in first(results.verdicts.leading):
-        if of.measure.name not in measures:
-            continue
-        unit, count = of.measure.unit, of.difference.seeds
-        fewer = f"; {count} seeds" if count < several else ""
-        said = f"{cell(of.difference, unit)}, {'; '.join([of.verdict, *of.marks])}"
-        rows.append(
-            {
-                "measure and setting": f"{of.measure.title}; {of.words}{fewer}",
-                "MMCL": level_words(of.mmcl, unit),
-                "MMCL + SSL": level_words(of.mmcl_ssl, unit),
-                "difference, verdict": said,
-            }
-        )
-    return Table("readme", "Verdicts", pd.DataFrame(rows, dtype=str))
 
 
 def digits(found: Estimate | None, unit: str = "fraction") -> str:
@@ -210,29 +166,6 @@ def frame(rows: Iterable[dict[str, str]]) -> pd.DataFrame:
     return pd.DataFrame([*rows]).fillna(NONE)
 
 
-def defences(results: Results) -> Table:
-    """The differences by measure, a column a defence."""
-    listed_ones = [of.condition for of in results.conditions.values() if of.condition.defence]
-    rules = results.claims.rules
-    rows: dict[str, dict[str, str]] = {}
-    for condition in listed_ones:
-        [place] = condition.settings
-        terms = {
-            "mmcl": Term(Models((condition.mmcl,), "mmcl", *place), -1.0),
-            "mmcl_ssl": Term(Models((condition.mmcl_ssl,), "mmcl_ssl", *place), 1.0),
-        }
-        found = contrast(results.values, terms)
-        by_seed = {name: seeds_of(found, name) for name in rules.measures}
-        seeds = max(map(len, by_seed.values()))
-        for name, of in by_seed.items():
-            measure = BY_NAME[name]
-            row = rows.setdefault(name, {"measure": in_points(measure)})
-            if len(of):
-                known = estimate(of, rules.level)
-                row[condition.says] = digits(known, measure.unit) + fewer_seeds(known, seeds)
-    return Table("defences", "Defences", frame(rows.values()))
-
-
 def twins(results: Results) -> Table:
     """What cleaning costs beyond what it costs never-poisoned models."""
     rows = []
@@ -264,64 +197,8 @@ def hypothesis_means(name: str, rows: Sequence[JudgedHypothesis], means: bool) -
     return Table(name, f"Hypotheses of study {name}", frame(words))
 
 
-def hypotheses(name: str, rows: Sequence[JudgedHypothesis]) -> Table:
-    """The hypotheses of a study and what its seeds say of them."""
-    words = [
-        {
-            "Hypothesis": of.hypothesis.says,
-            "Expected": {"above": "higher", "below": "lower"}[of.hypothesis.expect],
-            "Contrast": contrast_words(of),
-            "p": NONE if of.p is None else f"{of.p:.2g}",
-            "Verdict": of.verdict
-            + (f" {of.seeds_needed} seeds would tell" if of.seeds_needed else ""),
-        }
-        for of in rows
-    ]
-    return Table(
-        f"hypotheses-{name}",
-        f"Hypotheses of study {name}",
-        frame(words),
-        "Hypotheses, written down before the first run of the study. Contrasts in points, or as a "
-        "factor of the learning rate, with 95% intervals; a bound counts as a value. p is after "
-        "Holm's correction. With as many seeds as stand beside an undecided one, of an equal "
-        "spread, four in five studies would find the smallest difference that counts.",
-    )
-
-
-def contrast_words(of: JudgedHypothesis) -> str:
-    """The sum, and of which two means it is the difference."""
-    if of.sum is None:
-        return NONE
-    unit = BY_NAME[of.hypothesis.measure].unit
-    words = cell(of.sum, unit)
-    if unit == "fraction" and [*of.hypothesis.contrast.values()] == [1, -1]:
-        words += ", " + " less ".join(map(percent, of.means.values()))
-    return words
-
-
-def axes(results: Results) -> Table:
-    """The ASR left over the numbers in which variants of a study differ."""
-    rows = []
-    for study in results.studies:
-        spec = study.spec
-        for axis in spec.axes if "clean" in spec.stages else ():
-            [dataset], [size] = spec.datasets, spec.clean_sizes
-            numbers = sorted(axis.numbers.items(), key=lambda item: item[1])
-            for place, (variant, number) in enumerate(numbers):
-                row = {"what varies": "" if place else axis.name, "number": rate(number)}
-                for objective in ("mmcl", "mmcl_ssl"):
-                    models = Models((f"{study.name}/{variant}",), objective, dataset, size)
-                    of = contrast(results.values, {objective: Term(models, 1.0)})
-                    by_seed = seeds_of(of, "asr_left_at_rate")
-                    row[label(objective)] = share_cell(estimate(by_seed)) if len(by_seed) else NONE
-                rows.append(row)
-    return Table("axes", "What varies", frame(rows))
-
-
-EXPLAINING = ("whose_view", "par", "confirm", "reversal")
+EXPLAINING = ("whose_view", "par", "confirm")
 """Studies of whose hypotheses the means are told that they compare."""
-ELSEWHERE = ("scenes", "vit")
-"""Studies with hypotheses about several measures."""
 
 
 def written(results: Results) -> dict[str, Table]:
@@ -330,17 +207,9 @@ def written(results: Results) -> dict[str, Table]:
     made = [
         conditions(results),
         conditions(results, short=True),
-        by_measure_and_setting(results),
         by_measure(results),
-        defences(results),
         twins(results),
-        axes(results),
         hypothesis_means("mechanism", judged.get("mechanism", []), means=False),
         *(hypothesis_means(name, judged.get(name, []), means=True) for name in EXPLAINING),
     ]
-    made.append(hypotheses("draws", judged.get("draws", [])))
-    for name in ELSEWHERE:
-        of = hypotheses(name, judged.get(name, []))
-        if len(of.words):
-            made.append(Table(name, of.title, of.words[["Hypothesis", "Contrast", "Verdict"]]))
     return {table.name: table for table in made if len(table.words)}

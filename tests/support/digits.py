@@ -20,7 +20,6 @@ KEPT = {
     "verdicts": ("Measure", "Setting"),
     "secondary": ("Comparison", "Measure", "Setting"),
     "verdicts by measure": ("measure",),
-    "verdicts by measure and setting": ("measure and setting",),
     "hypotheses": ("Hypothesis",),
     "hypotheses and means": ("hypothesis",),
     "own run": ("measure", "setting", "of"),
