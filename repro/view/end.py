@@ -1,15 +1,19 @@
 """What a call says at its end: the main numbers beside the archive's, and where to read on."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from repro.data.memory import cores
 from repro.files import read_json
+from repro.plan.forecast import Forecast
 from repro.profile import departures, graph_profile
 
 REPORTS = Path("report/build")
+TRIAL, NEXT = "smoke", "mini"
+"""The profile that only tries whether all works, and the one that comes after it."""
 SETTING = ("cc6m", "200k")
 """The setting whose numbers are said: most pairs, most cleaning."""
 SAID: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -26,8 +30,9 @@ def end_of_call(profile: str) -> Iterator[str]:
     folder = REPORTS / profile
     document = read_json(folder / "report.json") or {}
     rows = document.get("own_run", [])
-    yield from main_numbers(rows)
-    yield sentence_of_check(profile, document.get("check", ""))
+    if profile != TRIAL:
+        yield from main_numbers(rows)
+        yield sentence_of_check(profile, document.get("check", ""))
     yield (
         "dvc.lock and report/metrics are those of this run, whose records hold times; "
         "`git checkout dvc.lock report/metrics` takes the published ones"
@@ -40,6 +45,23 @@ def end_of_call(profile: str) -> Iterator[str]:
     else:
         packages = "texlive-latex-recommended lmodern"
         yield f"PDF: none: no pdflatex is here (Debian: apt-get install {packages})"
+    if profile == TRIAL:
+        yield from end_of_trial(document.get("runs", {}))
+
+
+def end_of_trial(runs: Mapping[str, Any]) -> Iterator[str]:
+    """What a trial has shown, and what comes next."""
+    made = sum(folder.startswith(f"results/{TRIAL}/") for folder in runs)
+    hours, _, most = Forecast(graph_profile(NEXT), 1).hours_on_cores(cores())
+    yield (
+        f"The package works here: data, poisons, {made} training runs, their evaluation and the "
+        "report went through."
+    )
+    yield "The numbers of this report mean nothing: its models are tiny and hardly trained."
+    yield (
+        f"Next: `make reproduce PROFILE={NEXT}` trains one of the ten seeds, in "
+        f"{60 * hours:.0f} to {60 * most:.0f} minutes on this machine by forecast."
+    )
 
 
 def lacks_pdf(profile: str) -> bool:
@@ -60,8 +82,11 @@ def main_numbers(rows: list[dict[str, Any]]) -> Iterator[str]:
         parts = []
         for side, label in (("mmcl", "MMCL"), ("mmcl_ssl", "MMCL + SSL")):
             if row := values.get((measure, side)):
+                seeds = "one archived seed"
+                if len(row["archived"]) > 1:
+                    seeds = f"mean of {len(row['archived'])} archived seeds"
                 archived = form(mean(row["archived"]))
-                parts.append(f"{label} {form(row['value'])} (archive {archived})")
+                parts.append(f"{label} {form(row['value'])} ({seeds}: {archived})")
         if parts:
             place = f"{SETTING[0].upper()}, {SETTING[1].upper()}"
             yield f"{place}: {name}: {', '.join(parts)}"
