@@ -342,16 +342,6 @@ def publish(profile: str, seed: list[int]) -> int:
     return run(release, profile, seed, prints=True)
 
 
-@command("replay", "repro replay attack-cleanclip/results --out replayed")
-@click.argument("folder", type=FILE)
-@click.option("--out", type=FILE, required=True)
-def replay(folder: Path, out: Path) -> int:
-    """Rebuild the report from the authors' result files in FOLDER."""
-    from repro.report.replay import replay
-
-    return run(replay, folder, out)
-
-
 @command("write", "repro write", hidden=True)
 def write() -> int:
     """Write all generated text: the tables of README.md, specs/README.md and docs.

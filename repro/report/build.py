@@ -17,7 +17,7 @@ import pandas as pd
 
 from repro.edits import unedited
 from repro.files import read_json, replace_file, replacing
-from repro.profile import SPECS, load_profile, profile_names, resolved_file, resolved_profile
+from repro.profile import SPECS, load_profile, resolved_file, resolved_profile
 from repro.report.authors import authors_points
 from repro.report.cells import DATASETS, PANELS, Cell
 from repro.report.check import sentence_of
@@ -75,7 +75,7 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     """
     context, gallery = read_material(evidence)
     studies, claims = read_study_results(evidence.profile.name), load_claims()
-    # Of the runs in results/, which a replay and a report from an archive do not have.
+    # Of the runs in results/, which a report from an archive does not have.
     own = bool(evidence.runs) and not evidence.archived
     parts = {
         **build_document(evidence, claims, studies),
@@ -228,11 +228,7 @@ def read_material(evidence: Evidence) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _switches(name: str) -> list[dict[str, Any]]:
-    """Every choice that text and code make differently, or the text does not make; none for a
-    replay of the authors' files, which has no profile.
-    """
-    if name not in profile_names():
-        return []
+    """Every choice that text and code make differently, or the text does not make."""
     profiles = {"used": name, "paper": "paper", "authors": "authors"}
     values = {of: load_profile(profile).switches for of, profile in profiles.items()}
     return [

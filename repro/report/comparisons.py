@@ -25,7 +25,6 @@ from repro.report.measures import (
     best_under_cap,
     judged,
 )
-from repro.report.points import AUTHORS
 from repro.report.seeds import (
     FEWEST_SEEDS,
     SUPPORTING,
@@ -44,7 +43,6 @@ from repro.report.seeds import (
 )
 from repro.spec import CleanSize, Dataset, Objective, Profile
 
-AUTHORS_ARMS = Arms(mmcl_ssl=f"{AUTHORS}/", mmcl={AUTHORS: f"{AUTHORS}/"})
 OWN = Arms(mmcl_ssl="/", mmcl={"own": "/"})
 """The runs of a report itself, which belong to no study and no variant."""
 AGAINST: dict[str, str] = {
@@ -158,18 +156,11 @@ class Verdicts:
     planned_seeds: list[int]
     secondary: dict[str, list[Judged]]
     """Comparisons that stand apart from the claims, fixed with the rules."""
-    authors: list[Judged]
-    """Of the authors' points, which are of one training and name no learning rates."""
 
     @property
     def leading(self) -> list[Judged]:
         """Those that stand first; empty where no seed was run."""
-        return self.confirmed or self.exploratory or self.authors
-
-    @property
-    def of_authors(self) -> bool:
-        """Whether these are of the authors' points, for want of runs of our own."""
-        return not self.confirmed and not self.exploratory
+        return self.confirmed or self.exploratory
 
     @property
     def seeds(self) -> list[int]:
@@ -506,8 +497,8 @@ def verdicts(
 ) -> Verdicts:
     """All verdicts over seeds of a profile.
 
-    `values` are those that `evaluations` give: of the profile's own runs (study and variant ""), of
-    its studies, and of the authors. The exploratory verdicts are of the archived study; without it,
+    `values` are those that `evaluations` give: of the profile's own runs (study and variant "") and
+    of its studies. The exploratory verdicts are of the archived study; without it,
     of the own runs. `whole`: by study that confirms, the seeds of which all runs are archived.
     """
     rules = claims.rules
@@ -537,7 +528,6 @@ def verdicts(
         confirmed_seeds=done,
         planned_seeds=planned,
         secondary=secondary,
-        authors=judged_cells(values, evaluations, AUTHORS_ARMS, rules),
     )
 
 

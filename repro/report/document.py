@@ -97,7 +97,6 @@ def build_document(
                 }
                 for name, cells in judged.secondary.items()
             ],
-            "authors": measures_of(judged.authors, results, "exact"),
         },
         "larger": {
             "measures": measures_of(results.of_larger, results) if archived else [],
@@ -190,7 +189,7 @@ def _cell(cell: Judged) -> dict[str, Any]:
 def _claim(of: JudgedClaim, scope: Scope) -> dict[str, Any]:
     stated = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
     claim = of.claim
-    names = ("fixed", "verdict", "evidence", "authors_verdict", "authors_evidence")
+    names = ("fixed", "verdict", "evidence")
     return {
         **claim.model_dump(include=stated),
         "measured": of.words,

@@ -25,8 +25,6 @@ class Verdicts:
     measures: Sequence[Entry]
     confirmed: bool
     """Whether rules and runs were fixed before the data were seen."""
-    of_authors: bool
-    """Whether they are of the authors' published points, for want of runs of our own."""
     seeds: Sequence[int]
 
     def measure(self, name: str) -> Entry | None:
@@ -54,13 +52,12 @@ class Hero:
 def verdicts_of(document: Document) -> Verdicts | None:
     """Return the verdicts to show first; None where no seed was run."""
     every: Entry = document["verdicts"]
-    measures = every["confirmed"] or every["exploratory"] or every["authors"]
+    measures = every["confirmed"] or every["exploratory"]
     if not measures:
         return None
     return Verdicts(
         measures,
         confirmed=every["confirmed"] is not None,
-        of_authors=not every["confirmed"] and not every["exploratory"],
         seeds=every["confirmed_seeds"] if every["confirmed"] else every["seeds"],
     )
 
@@ -294,9 +291,8 @@ def scale_of(document: Document) -> Scale | None:
 
 def claim_counts(document: Document) -> dict[str, int]:
     """Return how many claims of the paper have which verdict, the most frequent first."""
-    verdicts = verdicts_of(document)
-    field = "authors_verdict" if verdicts and verdicts.of_authors else "verdict"
-    return dict(Counter(base_verdict(claim[field]) for claim in document["claims"]).most_common())
+    verdicts = (base_verdict(claim["verdict"]) for claim in document["claims"])
+    return dict(Counter(verdicts).most_common())
 
 
 def runs_of(document: Document) -> dict[str, dict[str, Entry]]:

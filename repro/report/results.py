@@ -7,9 +7,8 @@ from functools import cached_property
 import pandas as pd
 
 from repro.profile import load_profile, profile_names
-from repro.report import comparisons, paper_tables, statements
-from repro.report.cells import CELLS
-from repro.report.claims import Claims, Paper, load_claims
+from repro.report import comparisons, statements
+from repro.report.claims import Claims, load_claims
 from repro.report.comparisons import Scope, UnderCondition, Verdicts, scope_of
 from repro.report.evidence import Evidence
 from repro.report.measures import Context, Evaluations, measured
@@ -49,16 +48,15 @@ class Results:
 
     @cached_property
     def evaluations(self) -> Evaluations:
-        """Rows of all arms: of the own runs (arm "/"), of studies, and of the authors' points."""
+        """Rows of all arms: of the own runs (arm "/") and of studies."""
         own = self.evidence.frame
         # Runs of an archive that stand for the profile's own are a study of their own, and those of
         # another profile than the one that is named are of none.
         if self.evidence.archived or self.evidence.departures:
             own = own[:0]
         frames = [study.frame for study in (*self.studies, *self.larger)]
-        authors = authors_rows(self.evidence, self.claims.paper)
         context = Context.of(self.claims, self.profile)
-        return Evaluations(joined(own, *frames, authors), context)
+        return Evaluations(joined(own, *frames), context)
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -140,16 +138,3 @@ def results_of(
 def archived_results(profile: str) -> Results:
     """The results of the archives of a profile, without own runs."""
     return results_of(Evidence(load_profile(profile)))
-
-
-def authors_rows(evidence: Evidence, paper: Paper) -> pd.DataFrame:
-    """The authors' points as one seed, each cell with its start model.
-
-    Steps are not in the files, so that `step` counts the points of a series.
-    """
-    points = evidence.authors_frame
-    starts = [paper_tables.authors_start(evidence, paper, cell) for cell in CELLS]
-    before = pd.DataFrame([start for start in starts if start], columns=points.columns)
-    after = points[points.step != 0]
-    both = joined(before.assign(step=0), after.assign(step=after["index"] + 1))
-    return both.assign(seed=0, epoch=0.0).astype({"learning_rate": float})

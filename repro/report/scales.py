@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.names import CLEAN_SIZES
-from repro.profile import load_profile, profile_names
+from repro.profile import load_profile
 from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.claims import Arms, Claims, Paper
 from repro.report.format import label, percent, rate
@@ -77,12 +77,7 @@ class ScaleRow:
 
 
 def settings_table(name: str) -> list[SettingRow]:
-    """The settings of a profile beside the paper's.
-
-    No rows for a replay of the authors' files, which has no profile.
-    """
-    if name not in profile_names():
-        return []
+    """The settings of a profile beside the paper's."""
     paper, here = (_settings(load_profile(profile)) for profile in (PRINTED, name))
     # The paper names no seed; the one of its profile is our choice.
     paper |= {"seed of the run": "not said"}
@@ -148,11 +143,7 @@ def scale_rows(
 ) -> list[ScaleRow]:
     """The profile by its `leading` runs, the scale `midi` by the runs of its exploratory verdicts,
     the paper.
-
-    No rows for a replay of the authors' files, which has no profile.
     """
-    if name not in profile_names():
-        return []
     arms = {name: leading}
     arms[LARGER] = arms.get(LARGER) or claims.comparisons.exploratory.get(LARGER, leading)
     results: dict[str, tuple[list[int], list[ScaleResult]]] = {

@@ -33,8 +33,6 @@ def outcome(document: Document) -> list[str]:
 
 
 def _outcome(document: Document, verdicts: Verdicts, at_rate: Hero | None) -> Iterator[str]:
-    if verdicts.of_authors:
-        yield "These are the authors' published points; no seed was run here."
     if at_rate:
         yield (
             f"After the same CleanCLIP finetuning ({at_rate.setting}, learning rate "
@@ -59,7 +57,7 @@ def _outcome(document: Document, verdicts: Verdicts, at_rate: Hero | None) -> It
             f"{len(verdicts.seeds)} seeds was run."
         )
     yield from _larger(document, verdicts)
-    if not verdicts.confirmed and not verdicts.of_authors:
+    if not verdicts.confirmed:
         every = document["verdicts"]
         planned, done = (len(every[name]) for name in ("planned_seeds", "confirmed_seeds"))
         later = f" A confirmation on {planned} other seeds has {done} of them so far."

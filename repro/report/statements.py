@@ -16,7 +16,7 @@ import pandas as pd
 from repro.intervals import Interval, student, values_needed
 from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES
 from repro.report.claims import ABOUT_BOTH, Arms, Claim, Claims, Metric, Rules
-from repro.report.comparisons import AUTHORS_ARMS, OWN, Scope, Setting, Verdicts
+from repro.report.comparisons import OWN, Scope, Setting, Verdicts
 from repro.report.measures import (
     BEFORE,
     BY_NAME,
@@ -27,7 +27,6 @@ from repro.report.measures import (
     judged,
     measured,
 )
-from repro.report.points import AUTHORS
 from repro.report.seeds import (
     ABOVE,
     BELOW,
@@ -99,9 +98,6 @@ class JudgedClaim:
     fixed: str
     verdict: str
     evidence: list[ClaimCell]
-    authors_verdict: str | None
-    """By the authors' points, which are one training; None where they are not at hand."""
-    authors_evidence: list[ClaimCell]
 
     @property
     def words(self) -> str:
@@ -117,7 +113,7 @@ def judged_claims(
     scope: Scope,
     exploratory: Arms | None = None,
 ) -> list[JudgedClaim]:
-    """Every claim of the paper with its verdict, and the verdict by the authors' points.
+    """Every claim of the paper with its verdict.
 
     A claim without a study is judged on the archived seeds of the verdicts that stand first, or,
     where these do not have its runs, of the exploratory ones, or else on the report's own.
@@ -126,12 +122,9 @@ def judged_claims(
     later = [exploratory.mmcl_ssl] if exploratory else []
     in_order = [verdicts.arms.mmcl_ssl, *later, OWN.mmcl_ssl]
     ours = _Seeds(values, in_order, scope == "proxy", verdicts)
-    authors = _Seeds(values, [AUTHORS_ARMS.mmcl_ssl], False, None)
-    have_authors = f"{AUTHORS}/" in values.index.get_level_values("arm")
     found = []
     for claim in claims.claims:
         evidence = list(ours.cells(claim))
-        theirs = list(authors.cells(claim)) if have_authors and not claim.study else []
         found.append(
             JudgedClaim(
                 claim=claim,
@@ -139,8 +132,6 @@ def judged_claims(
                 fixed=claim.fixed or claims.claims_fixed,
                 verdict=combine([cell.verdict for cell in evidence]),
                 evidence=evidence,
-                authors_verdict=combine([cell.verdict for cell in theirs]) if theirs else None,
-                authors_evidence=theirs,
             )
         )
     return found

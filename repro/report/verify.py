@@ -17,7 +17,6 @@ from repro.profile import graph_profile
 from repro.report.authors import authors_points
 from repro.report.build import DOCUMENT, build, report_folder
 from repro.report.prose import stale
-from repro.report.replay import NAME, replay_evidence
 from repro.report.studies import archive_problems, evidence_of
 from repro.runs.layout import RESULTS
 from repro.runs.published import RECORD, read_run
@@ -71,11 +70,8 @@ def verify(path: Path) -> list[str]:
 
 
 def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> None:
-    if profile == NAME:
-        evidence = replay_evidence(None)
-    else:
-        authors = authors_points() if shows_authors else ((), ())
-        evidence = evidence_of(graph_profile(profile), authors)
+    authors = authors_points() if shows_authors else ((), ())
+    evidence = evidence_of(graph_profile(profile), authors)
     # Their files have no licence and so are not in the repository: the reader has to supply them.
     if shows_authors and not evidence.files:
         raise LedgerError(

@@ -63,7 +63,6 @@ def test_an_empty_ledger_gives_a_document_without_results(tmp_path: Path) -> Non
     assert document["commit"] is None
     assert document["resistance"]["cells"] == []
     assert document["verdicts"]["exploratory"] == []
-    assert document["verdicts"]["authors"] == []
 
 
 def test_missing_failed_extra_and_outdated_runs_are_named_and_never_counted(tmp_path: Path) -> None:

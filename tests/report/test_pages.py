@@ -326,7 +326,7 @@ def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
 
 def test_without_results_no_figure_is_empty(material: tuple[dict[str, Any], pd.DataFrame]) -> None:
     document, points = material
-    nobody = {"exploratory": [], "confirmed": None, "authors": [], "secondary": []}
+    nobody = {"exploratory": [], "confirmed": None, "secondary": []}
     empty = {
         **document,
         "verdicts": document["verdicts"] | nobody,

@@ -82,7 +82,7 @@ def tables(document: Document) -> dict[str, Table]:
         _scales(document),
         Table("settings", "Settings", SETTINGS, document["settings_table"], SETTINGS_CAPTION),
         *map(_study, document["studies"]),
-        _claims(document, bool(verdicts and verdicts.of_authors)),
+        Table("claims", "The paper's claims", CLAIMS, document["claims"]),
         _switches(document),
         _of_words(document["conditions"], widths=(0.2, 0.11, 0, 0.12, 0.12, 0.12, 0.12)),
     ]
@@ -161,13 +161,6 @@ def _verdict_tables(document: Document, verdicts: Verdicts | None) -> Iterator[T
     )
     larger = [of for of in judged(document["larger"]["measures"]) if of.cell["dataset"]]
     yield Table("larger", "Verdicts at the larger scale", VERDICTS, larger)
-    yield Table(
-        "authors",
-        "The authors' points",
-        VERDICTS[:2] + VERDICTS[3:6],
-        [] if verdicts and verdicts.of_authors else judged(every["authors"]),
-        "The same measures of the authors' published points, which are of one training each.",
-    )
     yield Table(
         "controls",
         "Positive controls",
@@ -584,16 +577,6 @@ def plain(text: str) -> str:
     return text.replace("`", "")
 
 
-def _claims(document: Document, of_authors: bool) -> Table:
-    """By our seeds, or else by the authors' points."""
-    prefix = "authors_" if of_authors else ""
-    rows = [
-        {**claim, "shown": claim[f"{prefix}evidence"], "said": claim[f"{prefix}verdict"]}
-        for claim in document["claims"]
-    ]
-    return Table("claims", "The paper's claims", CLAIMS, rows)
-
-
 def _claim(row: Entry) -> Words:
     quote = row["quote"]
     expected = f", expected {row['expect']}" if row["expect"] else ""
@@ -602,7 +585,7 @@ def _claim(row: Entry) -> Words:
         f"Measure: {row['measured']}{expected} ({plain(row['reason'])}). Refuted if "
         f"{plain(row['refuted_by'])}. Written down: {row['fixed']}."
     )
-    more += map(_cell_of_claim, row["shown"])
+    more += map(_cell_of_claim, row["evidence"])
     cut = quote if len(quote) <= SHOWN else f"{quote[:SHOWN].rsplit(' ', 1)[0]} …"
     return Words(f"“{cut}”", row["place"], more=tuple(more))
 
@@ -618,13 +601,13 @@ def _cell_of_claim(cell: Entry) -> str:
 
 
 def _found(row: Entry) -> str | None:
-    known = [cell for cell in row["shown"] if cell["estimate"]]
+    known = [cell for cell in row["evidence"] if cell["estimate"]]
     return "; ".join(f"{setting_words(of)}: {estimate(of['estimate'])}" for of in known) or None
 
 
 CLAIMS = (
     Column("Claim", _claim, width=0.6),
-    Column("Verdict", "said", verdict, width=0.14),
+    Column("Verdict", "verdict", verdict, width=0.14),
     Column("Found", _found, width=0.2),
 )
 
