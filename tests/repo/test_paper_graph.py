@@ -24,7 +24,7 @@ SLURM = {
     "REPRO_RANKS": "4",
     "REPRO_SLOTS": "2",
     "REPRO_LOADER_WORKERS": "2",
-    "REPRO_MEMORY_BYTES": "300000",
+    "REPRO_MEMORY_BYTES": "150000",
     "REPRO_SLURM_POLL_SECONDS": "1",
     "REPRO_SBATCH": "--mem=500",
     "REPRO_SBATCH_CLEAN": "--cpus-per-task=1",
