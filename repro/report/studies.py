@@ -72,10 +72,11 @@ class Studied:
 def read_study_results(profile: str) -> list[StudyResults]:
     """Studies of the profile that have results, those of most seeds first.
 
+    Nothing is told of a study that tests hypotheses before all of its seeds are whole.
     SpecError or LedgerError for a file that cannot be used.
     """
     found = (_results(*of) for of in _with_archive({profile}))
-    studies = [study for study in found if study.runs]
+    studies = [of for of in found if of.runs and not (of.spec.hypotheses and of.seeds_due)]
     # Of as many seeds, in the order of their names.
     return sorted(studies, key=lambda of: -len({run.record.spec.seed for run in of.runs}))
 

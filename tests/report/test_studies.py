@@ -22,7 +22,8 @@ from repro.report.points import COLUMNS
 from repro.report.statements import JudgedHypothesis, judged_hypotheses
 from repro.report.studies import StudyResults, read_study_results, studied, whole_seeds
 from repro.report.study_tables import EffectRow, StudyTable, measured, responses
-from repro.study.spec import Study, load_study
+from repro.study.archive import read_archive, write_archive
+from repro.study.spec import Study, archive_of, load_study
 from tests.support.ledger import study_spec
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +203,19 @@ def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
     found = studied(results, all_of(results), 0.95)
     shown = {of.name for of in found.studies}
     assert shown == {of.name for of in results if not of.seeds_due}
+
+
+def test_hypotheses_are_told_when_the_last_run_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = archive_of("mechanism")
+    *others, last = read_archive(archive)
+    (tmp_path / "specs").symlink_to(ROOT / "specs")
+    monkeypatch.chdir(tmp_path)
+    write_archive(archive, others)
+    assert read_study_results("mini") == []
+    write_archive(archive, [*others, last])
+    assert [of.name for of in read_study_results("mini")] == ["mechanism"]
 
 
 def axis_study() -> Study:
