@@ -44,12 +44,15 @@ from repro.study.spec import (
     Profiles,
     Study,
     archive_of,
+    chosen_models,
     lacking,
     lenders,
     load_study,
+    own_trainings,
     study_names,
     study_profiles,
     study_runs,
+    trainings_of,
 )
 
 
@@ -69,7 +72,7 @@ def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> li
     Core-hours are those of the mean archived run of the stage and loss.
     """
     study = load_study(name)
-    chosen = _chosen(study, seeds, variants)
+    chosen = chosen_models(study, seeds, variants)
     runs = [spec for spec in lacking(study, _archived(name)) if (spec.variant, spec.seed) in chosen]
 
     # A model has one training, whoever cleans it.
@@ -140,7 +143,7 @@ def run_study(
     """
     study = load_study(name)
     path = SPECS / "studies" / f"{name}.yaml"
-    chosen = _chosen(study, seeds, variants)
+    chosen = chosen_models(study, seeds, variants)
     if models:
         with unedited(path):
             train_models(name, study, chosen, models)
@@ -195,18 +198,8 @@ def train_models(
     """
     profiles = study_profiles(study)
     # Of all seeds: what is none of these is removed.
-    whole = [
-        run
-        for run in study_runs(study, profiles, "pretrain")
-        if study.variants[run.variant].models is None
-    ]
-    trained = [run for run in whole if (run.variant, run.seed) in chosen]
-    allowed = list(dict.fromkeys(run.model_name for run in trained))
-    for of in names:
-        if of not in allowed:
-            raise SpecError(f"--model: {of} (allowed: {', '.join(allowed) or 'none'})")
-
-    due = [run for run in trained if run.model_name in names]
+    whole = own_trainings(study, profiles)
+    due = trainings_of(study, chosen, names)
     run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
     archived = {
         (of.spec.model_name, of.spec.run_id): of.files.get(WEIGHTS[0]) for of in _archived(name)
@@ -216,24 +209,6 @@ def train_models(
         known = archived.get((run.model_name, run.run_id))
         same = "the archived weights" if file_sha256(file) == known else "not the archived weights"
         print(f"{file}: {same if known else 'in no archive'}")
-
-
-def _chosen(study: Study, seeds: Collection[int], variants: Collection[str]) -> set[Model]:
-    """The models of some seeds and variants, or all; SpecError for one that is not there."""
-    models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
-    for option, values, allowed in (
-        ("--seed", seeds, sorted({seed for _, seed in models})),
-        ("--variant", variants, list(study.variants)),
-    ):
-        for value in values:
-            if value not in allowed:
-                listed = ", ".join(map(str, allowed))
-                raise SpecError(f"{option}: {value} (allowed by the study: {listed})")
-    return {
-        (label, seed)
-        for label, seed in models
-        if (not seeds or seed in seeds) and (not variants or label in variants)
-    }
 
 
 class StudyPart(NamedTuple):

@@ -338,3 +338,47 @@ def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> li
         ]
     objectives = variant.pretrain_objectives
     return [r for r in runs if r.dataset in study.datasets and r.pretrain_objective in objectives]
+
+
+def own_trainings(study: Study, profiles: Profiles) -> list[RunSpec]:
+    """The pre-trainings of a study, without those that it borrows."""
+    return [
+        run
+        for run in study_runs(study, profiles, "pretrain")
+        if study.variants[run.variant].models is None
+    ]
+
+
+def trainings_of(study: Study, chosen: Collection[Model], names: Collection[str]) -> list[RunSpec]:
+    """The trainings of the chosen models that have one of the names; SpecError for a name that none
+    has.
+    """
+    trained = [
+        run
+        for run in own_trainings(study, study_profiles(study))
+        if (run.variant, run.seed) in chosen
+    ]
+    allowed = list(dict.fromkeys(run.model_name for run in trained))
+    for name in names:
+        if name not in allowed:
+            raise SpecError(f"--model: {name} (allowed: {', '.join(allowed) or 'none'})")
+    return [run for run in trained if run.model_name in names]
+
+
+def chosen_models(study: Study, seeds: Collection[int], variants: Collection[str]) -> set[Model]:
+    """The models of some seeds and variants, or all; SpecError for one that is not there."""
+    models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
+    for option, values, allowed in (
+        ("--seed", seeds, sorted({seed for _, seed in models})),
+        ("--variant", variants, list(study.variants)),
+    ):
+        names = [str(name) for name in allowed]
+        for value in values:
+            if value not in allowed:
+                listed = ", ".join(names) + nearest(value, names)
+                raise SpecError(f"{option}: {value} (allowed by the study: {listed})")
+    return {
+        (label, seed)
+        for label, seed in models
+        if (not seeds or seed in seeds) and (not variants or label in variants)
+    }

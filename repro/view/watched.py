@@ -17,7 +17,15 @@ from repro.profile import (
 from repro.runs.layout import RESULTS, WORK, model_dir
 from repro.spec import Profile, RunSpec
 from repro.study.models import TRAINED
-from repro.study.spec import Study, lenders, load_study, study_profiles, study_runs
+from repro.study.spec import (
+    Study,
+    chosen_models,
+    lenders,
+    load_study,
+    study_profiles,
+    study_runs,
+    trainings_of,
+)
 from repro.view.archive import whole_runs
 from repro.view.remaining import Remaining, Stages
 from repro.view.states import RunState, State, key_of, read_states
@@ -130,15 +138,14 @@ class Watched:
         studies that they start from and that are not there; or the training of `models` alone.
         """
         study = load_study(name)
-        specs = study_runs(study, study_profiles(study))
-        if seeds:
-            specs = [spec for spec in specs if spec.seed in seeds]
-        if variants:
-            specs = [spec for spec in specs if spec.variant in variants]
+        # SpecError for a choice that the study lacks, before anything is drawn.
+        chosen = chosen_models(study, seeds, variants)
         title, profile = f"study {name}", load_profile(study.profile)
         if models:
-            named = [of for of in specs if of.stage == "pretrain" and of.model_name in models]
-            return cls(title, profile, named, TRAINED / name, graph=False)
+            trainings = trainings_of(study, chosen, models)
+            return cls(title, profile, trainings, TRAINED / name, graph=False)
+        runs = study_runs(study, study_profiles(study))
+        specs = [spec for spec in runs if (spec.variant, spec.seed) in chosen]
 
         archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
         due = [spec for spec in specs if (spec.variant, key_of(spec)) not in archived]
