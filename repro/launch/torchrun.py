@@ -31,7 +31,7 @@ KILL_SECONDS = 5.0
 """Time for torchrun itself to end, beside that of its ranks."""
 OUT_OF_MEMORY = (
     "; does another process use the GPU (nvidia-smi)? A BatchNorm group is the least that a step "
-    "takes: docs/a100.md says how much that is; REPRO_SLOTS=<number of GPUs> gives each run one"
+    "takes: docs/gpu.md says how much that is; REPRO_SLOTS=<number of GPUs> gives each run one"
 )
 """Advice where a GPU's memory is too small."""
 ERROR = re.compile(

@@ -19,7 +19,7 @@ from repro.spec import Switches
 PICTURES = Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colours of text and axes in the two forms of the first figure."""
-PLANS_PAGE = Path("docs/a100.md")
+PLANS_PAGE = Path("docs/gpu.md")
 PLANS = {"paper": 8, "paper_lean": 8, "night": 1}
 """Profiles whose cost stands there, with the GPUs of its wall time."""
 

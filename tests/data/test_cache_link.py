@@ -1,4 +1,4 @@
-"""work/cache as docs/a100.md makes it: a link to a local disk, whose folder a node lacks at first."""
+"""work/cache as docs/gpu.md makes it: a link to a local disk, whose folder a node lacks at first."""
 
 from collections import namedtuple
 from pathlib import Path

@@ -362,7 +362,7 @@ def test_plan_gives_json_and_a_table(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_page_has_the_tables_that_the_command_writes(root: Path) -> None:
-    page = (root / "docs/a100.md").read_text(encoding="utf-8")
+    page = (root / "docs/gpu.md").read_text(encoding="utf-8")
     for profile, gpus in (("paper", 8), ("paper_lean", 8), ("night", 1)):
         assert cost_table(plan(profile, gpus)) in page
     assert plan("night", 1)["hours"]["rtx3090"]["wall"][2] <= 12, "a night"

@@ -75,7 +75,7 @@ def test_the_hours_in_readme_are_those_of_the_forecast(root: Path, profile: str)
     words = " ".join((root / "README.md").read_text().split())
     (hours,) = re.findall(rf"`{profile}`\D+?([\d,]+ to [\d,]+)", words)
 
-    page = (root / "docs/a100.md").read_text()
+    page = (root / "docs/gpu.md").read_text()
     table = page.partition(f"<!-- plan-{profile}:start -->")[2].partition(":end -->")[0]
     (head,) = re.findall(r"^\| device \|.*$", table, re.MULTILINE)
     (row,) = re.findall(r"^\| a100 \|.*$", table, re.MULTILINE)

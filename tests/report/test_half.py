@@ -1,4 +1,4 @@
-"""The CC3M half of `paper_lean` alone, the first purchase of docs/a100.md: a report of its own."""
+"""The CC3M half of `paper_lean` alone, the first purchase of docs/gpu.md: a report of its own."""
 
 import json
 import re

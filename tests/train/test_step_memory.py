@@ -1,4 +1,4 @@
-"""The memory of a step at the paper's size, of tensors without memory, against docs/a100.md."""
+"""The memory of a step at the paper's size, of tensors without memory, against docs/gpu.md."""
 
 import re
 import weakref
@@ -46,7 +46,7 @@ class Peak(TorchDispatchMode):
 
 @pytest.mark.nightly
 def test_a_group_of_the_paper_trains_in_the_memory_that_the_page_asks_for(root: Path) -> None:
-    page = (root / "docs" / "a100.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "gpu.md").read_text(encoding="utf-8")
     asked = re.search(r"(\d+) GB for a BatchNorm group of (\d+) pairs in float32", page)
     assert asked
     gigabytes, pairs = map(int, asked.groups())

@@ -1,4 +1,4 @@
-"""docs/a100.md as it is typed: each block runs, with stand-ins for downloads and trainings."""
+"""docs/gpu.md as it is typed: each block runs, with stand-ins for downloads and trainings."""
 
 import io
 import os
@@ -27,7 +27,7 @@ COMMANDS = ("python", "pip", "hf", "img2dataset", "dvc", "make")
 
 
 def blocks(root: Path) -> list[str]:
-    text = (root / "docs/a100.md").read_text(encoding="utf-8")
+    text = (root / "docs/gpu.md").read_text(encoding="utf-8")
     return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
 
 
@@ -183,7 +183,7 @@ def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (root / "docs/a100.md").read_text(encoding="utf-8")
+    text = (root / "docs/gpu.md").read_text(encoding="utf-8")
     link = re.search(r"`(mkdir -p work && ln -s [^`]*)`", text)
     assert link
     command = link[1].replace("/scratch/$USER", f"{tmp_path}/node")

@@ -1,4 +1,4 @@
-"""What docs/a100.md names behind `dvc` and `python -m tests...` is there: stages, outputs, modules."""
+"""What docs/gpu.md names behind `dvc` and `python -m tests...` is there: stages, outputs, modules."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.profile import load_profile, profile_names
-from tests.launch.test_a100 import blocks
+from tests.launch.test_gpu_page import blocks
 from tests.repo.test_graph import recipe
 
 
@@ -36,7 +36,7 @@ def entries(graph: dict[str, Any], profile: str) -> dict[str, list[str]]:
 
 def test_every_stage_and_output_asked_of_dvc_exists(root: Path, graph: dict[str, Any]) -> None:
     text = "\n".join(blocks(root)).replace("\\\n", " ")
-    text += "\n".join(re.findall(r"`(dvc repro [^`]+)`", (root / "docs/a100.md").read_text()))
+    text += "\n".join(re.findall(r"`(dvc repro [^`]+)`", (root / "docs/gpu.md").read_text()))
     asked = set(re.findall(r"\b(?:clean|pretrain|data|poison|report)@[\w-]+", text))
     assert {"data@paper", "data@paper_lean"} <= asked
     for stage in asked:
@@ -58,7 +58,7 @@ def test_every_stage_and_output_asked_of_dvc_exists(root: Path, graph: dict[str,
 
 def test_a_clone_gets_the_report_by_the_commands_of_the_recipe_that_is_tried(root: Path) -> None:
     """tests/repo/test_graph.py tries that of docs/usage.md."""
-    publish = (root / "docs/a100.md").read_text().partition("## 6. Publish")[2]
+    publish = (root / "docs/gpu.md").read_text().partition("## 6. Publish")[2]
     commands = [line.partition(" #")[0].strip() for line in recipe(root, 1).splitlines()]
     assert "dvc pull report" in commands
     for part in (*commands, "dvc.lock", "params.yaml", "report/metrics/paper.json"):
