@@ -20,14 +20,14 @@ PICTURES = Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colours of text and axes in the two forms of the first figure."""
 PLANS_PAGE = Path("docs/gpu.md")
-PLANS = {"paper": 8, "paper_lean": 8, "night": 1}
-"""Profiles whose cost stands there, with the GPUs of its wall time."""
+PLANS = ("paper", "paper_lean")
+"""Profiles whose cost stands there."""
 
 
 def write_generated() -> None:
     """Write the generated parts of README.md, specs and docs."""
-    for profile, gpus in PLANS.items():
-        fill(PLANS_PAGE, f"plan-{profile}", cost_table(plan(profile, gpus)))
+    for profile in PLANS:
+        fill(PLANS_PAGE, f"plan-{profile}", cost_table(plan(profile)))
     write_blocks()
 
 

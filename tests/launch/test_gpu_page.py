@@ -23,7 +23,7 @@ from repro.runs.run import Run
 from repro.spec import RunSpec
 
 STUB = '#!/bin/bash\necho "$(basename "$0") $*" >> "$CALLS"\n'
-COMMANDS = ("python", "pip", "hf", "img2dataset", "dvc", "make")
+COMMANDS = ("python", "pip", "hf", "img2dataset", "dvc", "make", "rsync")
 
 
 def blocks(root: Path) -> list[str]:
@@ -43,6 +43,7 @@ def calls(root: Path, tmp_path: Path) -> list[str]:
     for name in ("Train_GCC-training.tsv", "cc12m.tsv"):
         (tmp_path / name).write_text("a boat\thttp://example.org/1.jpg\n")
     first = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": f"{tmp_path}/calls"}
+    first["SAFE"] = "elsewhere:study"
     for block in blocks(root):
         subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=os.environ | first, check=True)
     assert (tmp_path / "Train_GCC-training.tsv").read_text().startswith("caption\turl\n")

@@ -363,9 +363,33 @@ def test_plan_gives_json_and_a_table(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_page_has_the_tables_that_the_command_writes(root: Path) -> None:
     page = (root / "docs/gpu.md").read_text(encoding="utf-8")
-    for profile, gpus in (("paper", 8), ("paper_lean", 8), ("night", 1)):
-        assert cost_table(plan(profile, gpus)) in page
-    assert plan("night", 1)["hours"]["rtx3090"]["wall"][2] <= 12, "a night"
+    for profile in ("paper", "paper_lean"):
+        assert cost_table(plan(profile)) in page
+    low, _, high = plan("night", 1)["hours"]["rtx3090"]["wall"]
+    assert f"{low:.3g} to {high:.3g} hours of an RTX 3090" in page
+    assert high <= 12, "a night"
+
+
+def test_the_steps_of_the_page_have_the_hours_and_the_disk_of_the_forecast(root: Path) -> None:
+    """On eight A100s; what pre-training leaves of the clock is the sweep's."""
+    page = (root / "docs/gpu.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if re.match(r"\| \[\d\. ", line)]
+    steps = [[cell.strip() for cell in row] for row in rows]
+    assert len(steps) == 6
+    forecast = plan("paper_lean")
+    hours = {name: np.array(span) for name, span in forecast["hours"]["a100"].items()}
+    pretrain_clock = hours["pretrain"] / 8
+    for number, gpu_hours, of_clock in (
+        (3, hours["pretrain"], pretrain_clock),
+        (4, hours["clean"] + hours["evaluate"], hours["wall"] - pretrain_clock),
+    ):
+        expected = [f"{low:.0f} to {high:.0f}" for low, _, high in (gpu_hours, of_clock)]
+        assert steps[number][2:4] == expected
+
+    disk = forecast["disk_bytes"]
+    trained = disk["models"] + disk["work"]
+    data = sum(disk.values()) - trained
+    assert [steps[number][4] for number in (1, 3)] == [f"{data / 1e9:.0f}", f"{trained / 1e9:.0f}"]
 
 
 def test_every_assumption_names_its_source(root: Path) -> None:
