@@ -190,7 +190,7 @@ def status(profile: str, study: str | None, watch: bool, as_json: bool) -> int:
 
     A run waits, is queued, runs, has stopped, is done or has failed.
     """
-    from repro.view.status import status
+    from repro.view.stages import status
 
     return run(status, profile, study, watch, as_json)
 

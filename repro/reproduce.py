@@ -49,10 +49,8 @@ STAGES = "[!s]*@*"
 """Glob of all stages but study@NAME. One pattern, because DVC reads dvc.lock once for each."""
 LOG = Path("work/reproduce.log")
 """What DVC and the stages of the last call printed."""
-STAGE_LINE = re.compile(
-    r"Running stage '(?P<runs>.+)':|Stage '(?P<skipped>.+)' (?:didn't change|is cached)"
-)
-"""DVC's line at the beginning of a stage, or about one that it leaves out."""
+STAGE_LINE = re.compile(r"Running stage '(?P<name>.+)':|Updating lock file")
+"""DVC's line at the beginning of a stage, or at its end."""
 NOISE = re.compile(
     r"Running stage '|Stage '.+' (?:didn't change|is cached)|> |Updating lock file"
     r"|Data and pipelines are up|To track the changes|\tgit add|To enable auto|\tdvc config"
@@ -99,17 +97,13 @@ def _run_stages(profile: str) -> int:
     watched = Watched.of_profile(profile)
     heard = Heard(LOG, call)
     LOG.write_bytes(b"")
-    try:
-        with drawing(Board(watched, watched.look, heard.lines)):
-            status = run([*whole, "--glob", STAGES], LOG)
-            report = f"report@{profile}"
-            made = f"Running stage '{report}'".encode() in LOG.read_bytes()
-            if status == 0 and not made and lacks_pdf(profile):
-                # DVC takes the report from its cache, which is of a time before LaTeX was here.
-                status = run([*whole, "--force", report], LOG)
-    finally:
-        call.ended = time.time()
-        call.save()
+    with drawing(Board(watched, watched.look, heard.lines)):
+        status = run([*whole, "--glob", STAGES], LOG)
+        report = f"report@{profile}"
+        made = f"Running stage '{report}'".encode() in LOG.read_bytes()
+        if status == 0 and not made and lacks_pdf(profile):
+            # DVC takes the report from its cache, which is of a time before LaTeX was here.
+            status = run([*whole, "--force", report], LOG)
 
     lines = end_of_call(profile) if status == 0 else [f"all that was printed: {LOG}"]
     for line in lines:
@@ -134,30 +128,17 @@ class Heard:
         whole = text[: text.rfind(b"\n") + 1]
         self.place += len(whole)
         shown = []
-        before = dict(self.call.stages)
+        stage = self.call.stage
         for line in whole.decode(errors="replace").splitlines():
-            self._note(line)
+            if match := STAGE_LINE.match(line):
+                self.call.stage = match["name"] or ""
             # Every stage says again what holds for all.
             if line.strip() and line not in self.shown and not NOISE.match(line):
                 self.shown.add(line)
                 shown.append(line)
-        if self.call.stages != before:
+        if self.call.stage != stage:
             self.call.save()
         return shown
-
-    def _note(self, line: str) -> None:
-        stages = self.call.stages
-        now = time.time()
-        if match := STAGE_LINE.match(line):
-            self._end(now)
-            stages[match["runs"] or match["skipped"]] = now, 0.0 if match["runs"] else now
-        elif line.startswith("Updating lock file"):
-            self._end(now)
-
-    def _end(self, now: float) -> None:
-        """No stage runs any more."""
-        for name, (begin, end) in self.call.stages.items():
-            self.call.stages[name] = begin, end or now
 
 
 def write_params(profile: str, overrides: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The table of a study's runs, for `status` and for the board, and what says the same in lines.
+"""The table of a study's runs, for `status` and for the board.
 
 The board is a thread that looks at the files and draws while something runs, and harms nothing: a
 table that redraws on a terminal, lines elsewhere.
@@ -9,16 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
+from functools import partial
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from repro.runs.signals import CALLER
-from repro.view.archive import Archive, archive_of_profile
+from repro.view.archive import Archive, Ends
 from repro.view.states import RunState
 from repro.view.watched import View, Watched
 
@@ -26,38 +27,35 @@ LOOK_SECONDS = 2.0
 """Between two pictures on a terminal."""
 LINE_SECONDS = 60.0
 """Between two lines about the whole where there is no terminal."""
-HEADS = ("", "run", "epoch", "loss", "accuracy", "ASR", "speed", "saved", "left")
+HEADS = ("", "run", "epoch", "loss", "accuracy", "ASR", "speed", "left")
 STYLES = {"running": "cyan", "failed": "red", "stopped": "yellow"}
 
 
-def table(view: View, height: int | None = None) -> RenderableType:
+def table(view: View, height: int | None = None) -> Group:
     """The whole in a line, every run that is under way, and warnings; with `height` in so many
     lines, of which long ones are cut.
     """
+    line = partial(Text, no_wrap=True, overflow="ellipsis") if height is not None else Text
+    lines: list[Table | Text] = [line(summary_line(view), style="bold")]
     rows = [state for state in view.states if state.state not in ("done", "waiting")]
-    lines: list[RenderableType] = [Text(summary_line(view), style="bold")]
     # Summary and header stand above the rows; a terminal scrolls when its last line is written.
     room = len(view.states) * 2 if height is None else max(0, height - 5)
     if rows[:room]:
         grid = Table(*HEADS, box=None)
         for state in rows[:room]:
-            grid.add_row(*_cells(state), style=STYLES.get(state.state, ""))
+            cells = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in _cells(state)]
+            grid.add_row(*cells, style=STYLES.get(state.state, ""))
         lines.append(grid)
     warned = [state for state in view.states if state.warning and state.state != "done"]
-    lines += [
-        Text(f"! {state.name}: {state.warning}", style="yellow")
-        for state in warned[: max(0, room - len(rows))]
-    ]
-    for line in lines:
-        if height is not None and isinstance(line, Text):
-            line.no_wrap, line.overflow = True, "ellipsis"
+    for state in warned[: max(0, room - len(rows))]:
+        lines.append(line(f"! {state.name}: {state.warning}", style="yellow"))
     return Group(*lines)
 
 
-def _cells(state: RunState) -> list[Text]:
+def _cells(state: RunState) -> list[str]:
     """A row of the table."""
-    rate, age, left = state.pairs_per_second, state.checkpoint_age, state.left
-    cells = [
+    rate, left = state.pairs_per_second, state.left
+    return [
         f"{state.state} {state.where and f'({state.where})'}".strip(),
         f"{state.spec.stage} {state.name}",
         f"{state.epoch:.1f}/{state.spec.schedule.epochs}",
@@ -65,44 +63,33 @@ def _cells(state: RunState) -> list[Text]:
         share(state.accuracy),
         share(state.asr),
         f"{rate:,.0f} pairs/s" if rate else "",
-        "" if age is None else f"{duration(age)} ago",
         "" if left is None or state.state == "failed" else duration(left),
     ]
-    return [Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells]
 
 
 def summary_line(view: View) -> str:
     """A line about the whole: the time left first, for a narrow terminal cuts its end."""
-    return f"{view.title}: {times(view)}; {counts(view)}"
-
-
-def counts(view: View) -> str:
-    """Ended runs of each stage, and what runs beside them."""
-    parts = []
-    for stage, name in (("pretrain", "pre-train"), ("clean", "clean")):
-        if number := view.count(stage=stage):
-            parts.append(f"{name} {view.count('done', stage=stage)}/{number}")
-    for state in ("failed", "stopped", "queued"):
-        if number := view.count(state):
-            parts.append(f"{number} {state}")
-    if view.stage and not view.count("running"):
-        parts.append(f"stage {view.stage}")
-    return " · ".join(parts)
-
-
-def times(view: View) -> str:
-    """Time left, the clock at the end, and time gone."""
-    parts = []
+    times = []
     if view.left is not None:
         end = datetime.fromtimestamp(time.time() + view.left)
         day = "" if end.date() == datetime.now().date() else f"{end:%a} "
-        parts.append(f"about {duration(view.left)} left (ends {day}{end:%H:%M})")
+        times.append(f"about {duration(view.left)} left (ends {day}{end:%H:%M})")
     if view.began is not None:
-        parts.append(f"{duration(time.time() - view.began)} gone")
-    if not parts:
-        left = view.count("waiting", "stopped", "failed")
-        parts.append(f"nothing runs; {left} runs are to be made" if left else "all runs are done")
-    return ", ".join(parts)
+        times.append(f"{duration(time.time() - view.began)} gone")
+    if not times:
+        due = view.count("waiting", "stopped", "failed")
+        times = [f"nothing runs; {due} runs are to be made" if due else "all runs are done"]
+
+    counts = []
+    for stage, name in (("pretrain", "pre-train"), ("clean", "clean")):
+        if number := view.count(stage=stage):
+            counts.append(f"{name} {view.count('done', stage=stage)}/{number}")
+    for state in ("failed", "stopped", "queued"):
+        if number := view.count(state):
+            counts.append(f"{number} {state}")
+    if view.stage and not view.count("running"):
+        counts.append(f"stage {view.stage}")
+    return f"{view.title}: {', '.join(times)}; {' · '.join(counts)}"
 
 
 def duration(seconds: float) -> str:
@@ -121,12 +108,12 @@ def share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def finished_line(state: RunState, archive: Archive) -> str:
+def finished_line(state: RunState, known: Ends | None) -> str:
     """A line about a run that has ended, with what the archived seeds have at its end."""
     line = f"{state.state}: {state.spec.stage} {state.name}"
     if state.accuracy is not None and state.asr is not None:
         line += f": accuracy {state.accuracy:.1%}, ASR {state.asr:.1%}"
-    if known := archive(state.spec):
+    if known:
         of = f"mean of {known.seeds} archived seeds"
         line += f" ({of}: {known.accuracy:.1%}, {known.asr:.1%})"
     return f"{line} {state.reason}".strip()
@@ -146,7 +133,6 @@ class Board:
         self.archive: Archive | None = None
         self.shown: set[str] | None = None
         self.printed = 0.0
-        self.stage = ""
 
     @property
     def redraws(self) -> bool:
@@ -170,48 +156,34 @@ class Board:
                 print(f"repro: the board ended ({name}: {error}); the runs go on", file=sys.stderr)
 
     def _draw(self, stop: threading.Event) -> None:
-        if not self.redraws:
-            while not stop.wait(LOOK_SECONDS):
-                self.lines()
-            self.lines()
-            return
+        redraws = self.redraws
+        live = Live(console=self.console, auto_refresh=False, transient=True)
         # What others print in this process goes above the table.
-        with Live(console=self.console, auto_refresh=False, transient=True) as live:
+        with live if redraws else nullcontext():
             ended = False
             while not ended:
                 ended = stop.wait(LOOK_SECONDS)
                 # Live writes nothing to a terminal that was closed, and says nothing of it.
-                if not self.redraws:
+                if redraws and not self.redraws:
                     raise OSError("the terminal was closed")
-                if view := self.news():
+                view = self.news()
+                if view and redraws:
                     live.update(table(view, self.console.size.height), refresh=True)
-
-    def lines(self) -> None:
-        """Print what is new, and the whole once a minute."""
-        view = self.news()
-        if view is None:
-            return
-        if view.stage != self.stage:
-            self.stage = view.stage
-            if view.stage:
-                self.say(f"{view.title}: stage {view.stage}")
-        now = time.monotonic()
-        if now - self.printed >= LINE_SECONDS:
-            self.printed = now
-            self.say(summary_line(view))
-            for state in view.states:
-                if state.state == "running" and state.warning:
-                    self.say(f"warning: {state.name}: {state.warning}")
-        self.console.file.flush()
+                elif view and time.monotonic() - self.printed >= LINE_SECONDS:
+                    self.printed = time.monotonic()
+                    self.say(summary_line(view))
+                    for state in view.states:
+                        if state.state == "running" and state.warning:
+                            self.say(f"warning: {state.name}: {state.warning}")
 
     def news(self) -> View | None:
         """Print what was said and which runs have ended since the last look; returns this one, or
         None where the machine refuses it, as by a full disk.
         """
         view = None
-        lines: list[str] = []
         with suppress(OSError):
             view = self.look()
+        lines: list[str] = []
         with suppress(OSError):
             lines = self.said()
         for line in lines:
@@ -222,14 +194,18 @@ class Board:
         # Those of earlier calls are no news.
         for name in ended.keys() - (self.shown if self.shown is not None else ended.keys()):
             if self.archive is None:
-                self.archive = archive_of_profile(self.watched.profile.name)
-            self.say(finished_line(ended[name], self.archive))
+                self.archive = Archive(self.watched.profile.name)
+            spec = ended[name].spec
+            like = self.archive.like(spec, self.watched.study)
+            known = Ends.of_last(like, spec.schedule.learning_rate)
+            self.say(finished_line(ended[name], known))
         self.shown = set(ended)
         return view
 
     def say(self, line: str) -> None:
         """Print a line as it is, however long; above the table if there is one."""
         self.console.print(line, soft_wrap=True)
+        self.console.file.flush()
 
 
 def silence() -> None:

@@ -5,18 +5,17 @@ folder, here or on a node that shares its locks.
 """
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from repro.files import is_held
-from repro.ledger import LedgerError, Row, RunRecord
+from repro.ledger import Row, RunRecord
 from repro.runs.layout import STATUS, WORK, results_dir
-from repro.runs.published import RECORD, ROWS, read_record
+from repro.runs.published import RECORD, ROWS
 from repro.spec import RunSpec, digest
 
 State = Literal["waiting", "queued", "running", "stopped", "done", "failed"]
@@ -27,6 +26,7 @@ LOW_ASR = 0.2
 """ASR below which a pre-training that is half done has hardly learned the backdoor."""
 MUCH_WAITING = 0.2
 """Share of the time that a run may wait for its batches without a warning."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,8 +47,6 @@ class RunState:
     asr: float | None = None
     pairs_per_second: float | None = None
     waiting_share: float | None = None
-    checkpoint_age: float | None = None
-    """Seconds since the newest checkpoint."""
     seconds: float = 0.0
     """Time of the run so far, over all attempts; 0 where it was made in another folder."""
     left: float | None = None
@@ -57,11 +55,7 @@ class RunState:
     @property
     def name(self) -> str:
         """What tells the run from others of its study, in one line."""
-        spec = self.spec
-        parts = [spec.variant, spec.model_name]
-        if spec.stage == "clean":
-            parts += [str(spec.clean_size), spec.loss, f"lr {spec.schedule.learning_rate:.6g}"]
-        return " ".join([*filter(None, parts), f"seed {spec.seed}"])
+        return f"{setting_name(self.spec)} seed {self.spec.seed}"
 
     @property
     def share(self) -> float:
@@ -85,32 +79,12 @@ class RunState:
         return ""
 
 
-Keyed = Sequence[tuple[RunSpec, str]]
-"""Runs with their keys, which take longer to compute than all that is read of a run."""
-
-
-def read_states(runs: Keyed, results: Path) -> list[RunState]:
-    """The state of every run, in the order of `runs`, whose results lie below `results`."""
-    folders = work_folders()
-    return [_state(spec, key, folders.get(key, ""), results) for spec, key in runs]
-
-
-def work_folders() -> dict[str, str]:
-    """By `key_of`, the fingerprint of the newest folder of a run in work/."""
-    found: dict[str, tuple[float, str]] = {}
-    for path in WORK.glob("*/spec.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            made = path.stat().st_mtime
-            key = _key_in(path, made)
-            found[key] = max(found.get(key, (0.0, "")), (made, path.parent.name))
-    return {key: fingerprint for key, (_, fingerprint) in found.items()}
-
-
-@lru_cache(maxsize=100_000)
-def _key_in(path: Path, made: float) -> str:
-    """The key of a work folder's run; `made` is the time of the file."""
-    content = json.loads(path.read_bytes())
-    return key_of(RunSpec.model_validate(content["spec"]))
+def setting_name(spec: RunSpec) -> str:
+    """What tells a run from others of its study but for the seed."""
+    parts = [spec.variant, spec.model_name]
+    if spec.stage == "clean":
+        parts += [str(spec.clean_size), spec.loss, f"lr {spec.schedule.learning_rate:.6g}"]
+    return " ".join(filter(None, parts))
 
 
 def key_of(spec: RunSpec) -> str:
@@ -122,26 +96,40 @@ def key_of(spec: RunSpec) -> str:
     return key if spec.stage == "pretrain" else f"{spec.variant}/{key}"
 
 
-def _state(spec: RunSpec, key: str, fingerprint: str, results: Path) -> RunState:
+Keyed = Sequence[tuple[RunSpec, str]]
+"""Runs with their keys, which take longer to compute than all that is read of a run."""
+
+
+def read_states(runs: Keyed, results: Path) -> list[RunState]:
+    """The state of every run, in the order of `runs`, whose results lie below `results`."""
+    newest: dict[str, tuple[float, Path]] = {}
+    for path in WORK.glob("*/spec.json"):
+        if key := _read(path, _key_of_folder):
+            found = _time_of(path), path.parent
+            newest[key] = max(newest.get(key, found), found)
+    states = []
+    for spec, key in runs:
+        _, folder = newest.get(key, (0.0, None))
+        states.append(_state(spec, key, folder, results))
+    return states
+
+
+def _state(spec: RunSpec, key: str, folder: Path | None, results: Path) -> RunState:
+    """The state of a run, of which `folder` is the newest in work/."""
+    state = RunState(spec)
     published = results_dir(spec, results) / spec.run_id
-    record, its_key = _record(published / RECORD)
+    record, its_key = _read(published / RECORD, _record) or (None, "")
     if its_key != key:
         record = None
-    folder = WORK / fingerprint
-    carried = bool(fingerprint) and is_held(folder / "lock")
-    state = RunState(spec)
+    carried = folder is not None and is_held(folder / "lock")
 
     # What is published counts until the same run is being made again, or another of its name.
-    same = record is not None and record.fingerprint == fingerprint
-    if record and (not fingerprint or (same and not carried)):
-        return _ended(state, record, published)
-    if not fingerprint:
-        return state
-    ended, _ = _record(folder / "record.json")
-    if ended:
-        return _ended(state, ended, published)
+    if folder is None or (record and record.fingerprint == folder.name and not carried):
+        return _ended(state, record, published) if record else state
+    if ended := _read(folder / "record.json", _record):
+        return _ended(state, ended[0], published)
 
-    status = _read(folder / STATUS)
+    status = _read(folder / STATUS, _object) or {}
     for name in ("step", "total_steps", "epoch", "seconds"):
         setattr(state, name, status.get(name, 0))
     values = status.get("values", {})
@@ -150,8 +138,6 @@ def _state(spec: RunSpec, key: str, fingerprint: str, results: Path) -> RunState
     state.asr = values.get("attack_success_rate")
     state.waiting_share = values.get("waiting_share")
     state.pairs_per_second = values.get("pairs_per_second")
-    saved = [_time_of(path) for path in folder.glob("checkpoint-*")]
-    state.checkpoint_age = time.time() - max(saved) if saved else None
 
     begun = _time_of(folder / STATUS)
     if not carried:
@@ -171,8 +157,7 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     state.step = state.total_steps = record.last_step
     work = WORK / record.fingerprint
     state.seconds = record.seconds if work.is_dir() else 0.0
-    rows = published / ROWS if (published / ROWS).exists() else work / ROWS
-    if row := last_row(rows, _time_of(rows)):
+    if row := _read(published / ROWS, _last_row) or _read(work / ROWS, _last_row):
         state.epoch = row.epoch
         state.loss = (row.train_loss or {}).get("loss")
         state.accuracy = row.accuracy
@@ -180,28 +165,40 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     return state
 
 
-@lru_cache(maxsize=10_000)
-def last_row(path: Path, changed: float) -> Row | None:
-    """The last whole row of `rows.jsonl`, published or pending; `changed` is its time."""
-    with suppress(OSError):
-        for line in reversed(path.read_bytes().splitlines()):
-            with suppress(ValueError):
-                return Row.model_validate_json(line)
+def _read(path: Path, parse: Callable[[bytes], T]) -> T | None:
+    """What `parse` makes of a file; None for one that is torn, damaged or not there."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found: T = _parsed(path, _time_of(path), parse)
+        return found
     return None
 
 
-def _record(path: Path) -> tuple[RunRecord | None, str]:
-    changed = _time_of(path)
-    return _record_at(path, changed) if changed else (None, "")
+@lru_cache(maxsize=100_000)
+def _parsed(path: Path, changed: float, parse: Callable[[bytes], Any]) -> Any:
+    """The same of the file as it is since that time."""
+    return parse(path.read_bytes())
 
 
-@lru_cache(maxsize=10_000)
-def _record_at(path: Path, changed: float) -> tuple[RunRecord | None, str]:
-    """The record in a file of that time, and its key; None for one that is torn or gone."""
-    with suppress(LedgerError, OSError):
-        record = read_record(path)
-        return record, key_of(record.spec)
-    return None, ""
+def _object(content: bytes) -> dict[str, Any]:
+    return dict(json.loads(content))
+
+
+def _key_of_folder(content: bytes) -> str:
+    return key_of(RunSpec.model_validate(json.loads(content)["spec"]))
+
+
+def _record(content: bytes) -> tuple[RunRecord, str]:
+    """A record, and the key of its run."""
+    record = RunRecord.model_validate_json(content)
+    return record, key_of(record.spec)
+
+
+def _last_row(content: bytes) -> Row | None:
+    """The last whole row of `rows.jsonl`."""
+    for line in reversed(content.splitlines()):
+        with suppress(ValueError):
+            return Row.model_validate_json(line)
+    return None
 
 
 def _time_of(path: Path) -> float:
@@ -209,10 +206,3 @@ def _time_of(path: Path) -> float:
     with suppress(OSError):
         return path.stat().st_mtime
     return 0.0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty for one that is torn or not there."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(path.read_bytes()))
-    return {}

@@ -1,19 +1,19 @@
-"""What is watched: the runs of a profile or of a study, and the call of `reproduce` around them."""
+"""What is watched: the runs of a profile or of a study, the call of `reproduce` around them, and
+the time that is left.
+"""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import product
+from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Self
 
+from repro.data.memory import cores, devices
 from repro.files import is_held, read_json, replace_json
-from repro.names import DATASETS, GRAPH_OBJECTIVES
-from repro.profile import (
-    graph_profile,
-    load_profile,
-    overrides_of,
-    runs_of,
-)
+from repro.launch.places import count_from_environment
+from repro.plan.forecast import Forecast
+from repro.plan.work import work_of
+from repro.profile import graph_profile, load_profile, overrides_of, runs_of
 from repro.runs.layout import RESULTS, WORK, model_dir
 from repro.spec import Profile, RunSpec
 from repro.study.models import TRAINED
@@ -27,24 +27,25 @@ from repro.study.spec import (
     trainings_of,
 )
 from repro.view.archive import whole_runs
-from repro.view.remaining import Remaining, Stages
 from repro.view.states import RunState, State, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
 CALL_LOCK = Path(".dvc/tmp/profile.lock")
 """Held while `reproduce` runs in this folder."""
+TRUST_SECONDS = 10.0
+"""Expected seconds after which what was measured counts as much as what was expected."""
 
 
 @dataclass
 class Call:
-    """A call of `reproduce`, as CALL_FILE has it; times are in seconds since the epoch."""
+    """A call of `reproduce`, as CALL_FILE has it."""
 
     profile: str
     began: float
-    ended: float = 0.0
-    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """By name in DVC, beginning and end; an end of 0: the stage runs."""
+    """In seconds since the epoch."""
+    stage: str = ""
+    """The stage of DVC that runs; empty between two."""
 
     def save(self) -> None:
         """Write CALL_FILE."""
@@ -52,25 +53,10 @@ class Call:
         replace_json(CALL_FILE, asdict(self), sync=False)
 
     @classmethod
-    def read(cls) -> Self | None:
-        """The call of which CALL_FILE tells; None if there was none."""
-        content = read_json(CALL_FILE)
-        if content is None:
-            return None
-        stages = {name: (begin, end) for name, (begin, end) in content["stages"].items()}
-        return cls(**content | {"stages": stages})
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its process is there."""
-        return not self.ended and is_held(CALL_LOCK)
-
-    def stage_under_way(self, number: int) -> str:
-        """The stage that runs, and which of `number` it is; empty between two stages."""
-        for name, (_, end) in self.stages.items():
-            if not end:
-                return f"{name} ({len(self.stages)} of {number})"
-        return ""
+    def of_profile(cls, profile: str) -> Self | None:
+        """The call that runs in this folder, if it is of the profile."""
+        content = read_json(CALL_FILE) if is_held(CALL_LOCK) else None
+        return cls(**content) if content and content["profile"] == profile else None
 
 
 @dataclass
@@ -82,35 +68,34 @@ class View:
     began: float | None
     """Start of the call that makes the runs, in seconds since the epoch; None where none does."""
     left: float | None
-    """Seconds until the end of the call; None where nothing was measured or is to do."""
+    """Seconds until the runs of the call have ended; None where none are made, or to be made."""
     stage: str = ""
-    """What runs beside training, and which of how many it is."""
+    """The stage of DVC that runs."""
 
     def count(self, *states: State, stage: str = "") -> int:
         """Runs in one of the states, or in any where none is named, of one stage if named."""
-        chosen = self.states
-        if stage:
-            chosen = [state for state in chosen if state.spec.stage == stage]
-        if states:
-            chosen = [state for state in chosen if state.state in states]
-        return len(chosen)
+        return sum(
+            state.spec.stage in (stage or state.spec.stage)
+            and state.state in (states or state.state)
+            for state in self.states
+        )
 
 
 class Watched:
     """The runs of a profile or study, to be looked at again and again."""
 
     def __init__(
-        self, title: str, profile: Profile, specs: list[RunSpec], results: Path, *, graph: bool
+        self, title: str, profile: Profile, specs: Sequence[RunSpec], results: Path, study: str = ""
     ) -> None:
-        """`graph`: the runs are made by the stages of the graph, not by a study."""
+        """`study` makes the runs, or else the stages of the graph."""
         self.title = title
         self.profile = profile
         self.results = results
+        self.study = study
         self.runs = [(spec, key_of(spec)) for spec in specs]
-        self.stages = graph_stages(profile.name) if graph else []
-        self.remaining = Remaining(profile)
-        self.archived: set[tuple[str, str]] = set()
-        """Variants and keys of runs that an archive has."""
+        self.expected = expected_seconds(profile, specs)
+        self.archived: set[str] = set()
+        """Keys of runs that an archive has."""
         self.lent: set[str] = set()
         """Keys of pre-trainings that are made for this study, under the name of another."""
 
@@ -118,13 +103,11 @@ class Watched:
     def of_profile(cls, name: str) -> Self:
         """All runs of a profile."""
         profile = graph_profile(name)
-        overrides = overrides_of(name)
         seeds = profile.pretrain.seeds
         title = f"{name}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
-        for setting, value in overrides.items():
+        for setting, value in overrides_of(name).items():
             title += f", {setting}={value}"
-        specs = runs_of(profile)
-        return cls(title, profile, specs, RESULTS, graph=True)
+        return cls(title, profile, runs_of(profile), RESULTS)
 
     @classmethod
     def of_study(
@@ -143,14 +126,12 @@ class Watched:
         title, profile = f"study {name}", load_profile(study.profile)
         if models:
             trainings = trainings_of(study, chosen, models)
-            return cls(title, profile, trainings, TRAINED / name, graph=False)
+            return cls(title, profile, trainings, TRAINED / name, name)
         runs = study_runs(study, study_profiles(study))
         specs = [spec for spec in runs if (spec.variant, spec.seed) in chosen]
-
-        archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
-        due = [spec for spec in specs if (spec.variant, key_of(spec)) not in archived]
-        lent = _lent(study, due)
-        watched = cls(title, profile, [*lent, *specs], WORK / "studies" / name, graph=False)
+        archived = {key_of(run.record.spec) for run in whole_runs(name)}
+        lent = _lent(study, [spec for spec in specs if key_of(spec) not in archived])
+        watched = cls(title, profile, [*lent, *specs], WORK / "studies" / name, name)
         watched.archived = archived
         watched.lent = {key_of(spec) for spec in lent}
         return watched
@@ -159,38 +140,59 @@ class Watched:
         """State of every run and time left; `began` is the start of a call but `reproduce`'s."""
         states = read_states(self.runs, self.results)
         for state, (spec, key) in zip(states, self.runs, strict=True):
-            made = (spec.variant, key) in self.archived
-            made |= key in self.lent and model_dir(spec).exists()
+            made = key in self.archived or (key in self.lent and model_dir(spec).exists())
             if state.state == "waiting" and made:
                 state.state = "done"
-        if call := self._call():
-            left = self._seconds(states, self.stages, call.stages)
-            stage = call.stage_under_way(len(self.stages))
-            return View(self.title, states, call.began, left or None, stage)
-
-        left = self._seconds(states)
+        left = self.seconds_left(states) or None
+        if not self.study and (call := Call.of_profile(self.profile.name)):
+            return View(self.title, states, call.began, left, call.stage)
         runs_on = any(state.state in ("running", "queued") for state in states)
-        return View(self.title, states, began, left if runs_on and left else None)
+        return View(self.title, states, began, left if runs_on else None)
 
-    def _seconds(
-        self, states: list[RunState], names: Sequence[str] = (), stages: Stages | None = None
-    ) -> float:
-        """Seconds that are left. A training counts once, also where variants share it."""
-        once: dict[str, RunState] = {}
-        for state, (_, key) in zip(states, self.runs, strict=True):
-            if key not in once or once[key].share < state.share:
-                once[key] = state
-        left = self.remaining.seconds(list(once.values()), names, stages)
-        for state, (_, key) in zip(states, self.runs, strict=True):
-            state.left = once[key].left
-        return left
+    def seconds_left(self, states: Sequence[RunState]) -> float:
+        """Seconds until all runs have ended: what is expected, times one measured ratio; each state
+        gets those of its own run.
+        """
+        # A training counts once, also where variants share it.
+        once: dict[str, tuple[RunState, float]] = {}
+        for state, (_, key), expected in zip(states, self.runs, self.expected, strict=True):
+            if key not in once or once[key][0].share < state.share:
+                once[key] = state, expected
+        planned = sum(expected * of.share for of, expected in once.values() if of.seconds)
+        measured = sum(of.seconds for of, _ in once.values())
+        ratio = (measured + TRUST_SECONDS) / (planned + TRUST_SECONDS)
 
-    def _call(self) -> Call | None:
-        """The call of `reproduce` that makes these runs at present."""
-        call = Call.read()
-        if call and call.is_running and call.profile == self.profile.name and self.stages:
-            return call
-        return None
+        left = {key: ratio * expected * (1 - of.share) for key, (of, expected) in once.items()}
+        for state, (_, key) in zip(states, self.runs, strict=True):
+            state.left = left[key]
+        total = 0.0
+        for stage in ("pretrain", "clean"):
+            of_stage = [left[key] for key, (of, _) in once.items() if of.spec.stage == stage]
+            # A pre-training takes all GPUs.
+            places = 1 if stage == "pretrain" and devices() else slots()
+            # Cleaning begins when all models are there.
+            total += max(sum(of_stage) / places, max(of_stage, default=0.0))
+        return total
+
+
+def expected_seconds(profile: Profile, specs: Sequence[RunSpec]) -> list[float]:
+    """Seconds that each run takes on the devices of this machine, as the plan expects."""
+    forecast = Forecast(profile, len(devices()) or slots())
+    known = forecast.assumptions.devices
+    seconds = []
+    for work in work_of(profile, specs):
+        # A core does not know the arithmetic of GPUs: such runs go from a login node to others.
+        on_gpu = bool(devices()) or not known["core"].knows(work.spec)
+        training, evaluating = forecast.seconds(work, known["a100" if on_gpu else "core"])
+        low, _, high = training + evaluating
+        # In the middle, a machine of either end is off by the same factor.
+        seconds.append(sqrt(low * high) / (forecast.ranks(work.spec) if on_gpu else 1))
+    return seconds
+
+
+def slots() -> int:
+    """Runs side by side on this machine."""
+    return count_from_environment("REPRO_SLOTS", len(devices()) or cores())
 
 
 def _lent(study: Study, due: list[RunSpec]) -> list[RunSpec]:
@@ -205,15 +207,3 @@ def _lent(study: Study, due: list[RunSpec]) -> list[RunSpec]:
         runs = study_runs(of_lender, study_profiles(of_lender), "pretrain")
         lent += [run for run in runs if (run.variant, run.seed, run.model_name) in wanted]
     return [run for run in lent if not model_dir(run).exists()]
-
-
-def graph_stages(profile: str) -> list[str]:
-    """Names of the stages that `reproduce` runs for a profile, in order."""
-    models = [
-        f"{profile}-{dataset}-{loss}" for dataset, loss in product(DATASETS, GRAPH_OBJECTIVES)
-    ]
-    stages = [f"resolve@{profile}", f"data@{profile}"]
-    stages += [f"poison@{profile}-{dataset}" for dataset in DATASETS]
-    stages += [f"pretrain@{model}" for model in models]
-    stages += [f"clean@{model}" for model in models]
-    return [*stages, f"report@{profile}"]

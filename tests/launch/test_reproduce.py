@@ -16,7 +16,7 @@ from repro import reproduce
 from repro.__main__ import main
 from repro.runs import signals
 from repro.spec import SpecError
-from repro.view.watched import Call
+from repro.view.watched import CALL_FILE, Call
 from tests.support.pipeline import environment, repro
 from tests.support.processes import wait_for
 
@@ -77,16 +77,6 @@ def test_a_report_from_before_latex_was_here_gets_its_pdf(
     forced = [command for command in commands if command == ["--force", "report@smoke"]]
     # A report that this call made, and that has no PDF, did not compile.
     assert len(forced) == (latex is not None and not made)
-
-
-@pytest.mark.parametrize("rest", ["didn't change, skipping", "is cached - skipping run, checking"])
-def test_a_stage_that_dvc_leaves_out_is_over(here: Path, rest: str) -> None:
-    reproduce.LOG.parent.mkdir(exist_ok=True)
-    reproduce.LOG.write_text(f"Stage 'data@smoke' {rest}\n")
-    call = Call("smoke", 0.0)
-    assert reproduce.Heard(reproduce.LOG, call).lines() == []
-    begun, ended = call.stages["data@smoke"]
-    assert ended == begun > 0
 
 
 @pytest.mark.parametrize(
@@ -222,17 +212,13 @@ def test_what_the_stages_print_is_news_but_for_noise_and_tells_which_one_runs(he
     heard = reproduce.Heard(log, call)
     log.write_text(HEARD)
     assert heard.lines() == ["a line of the stage", "ERROR: failed to reproduce"]
-    assert Call.read() == call
-    running = [name for name, (_, end) in call.stages.items() if not end]
-    assert running == ["clean@smoke-cc3m-mmcl"]
-    assert list(call.stages) == [
-        *("data@smoke", "poison@smoke-cc3m"),
-        *running,
-    ]
+    assert call.stage == "clean@smoke-cc3m-mmcl"
+    assert json.loads(CALL_FILE.read_bytes())["stage"] == call.stage
     with log.open("a") as file:
-        file.write("ne\n")
+        file.write("ne\nUpdating lock file 'dvc.lock'\n")
     assert heard.lines() == ["half a line"]
     assert heard.lines() == []
+    assert call.stage == ""
 
 
 def test_values_of_a_call_reach_the_stages_and_hold_for_the_next(

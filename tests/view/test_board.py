@@ -8,17 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.study.archive import read_archive
-from repro.study.spec import archive_of
 from repro.view import board as board_module
-from repro.view.archive import Ends, archive_of_profile
+from repro.view.archive import Ends
 from repro.view.board import Board, drawing, duration, finished_line, summary_line, table
 from repro.view.states import RunState
 from repro.view.watched import View, Watched
@@ -100,7 +97,7 @@ def test_lines_say_the_same_where_there_is_no_terminal() -> None:
     view = a_view()
     done = view.states[0]
     of = f"done: pretrain {done.name}: accuracy 34.5%, ASR 91.2%"
-    said = finished_line(done, lambda spec: Ends(0.3, 0.9, 10))
+    said = finished_line(done, Ends(0.3, 0.9, 10))
     assert said == f"{of} (mean of 10 archived seeds: 30.0%, 90.0%)"
     assert summary_line(view).endswith("pre-train 1/2 · clean 0/4 · 1 failed · 1 queued")
     nothing = View("mini", view.states, began=None, left=None)
@@ -214,37 +211,3 @@ def test_the_work_goes_on_when_nobody_reads(here: Path, root: Path, terminal: bo
     assert call.returncode == 0
     assert said == b""
     assert Path("worked").exists()
-
-
-def test_runs_on_other_data_are_no_counterparts(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Studies vary number, share and draw of the poisons, of which a specification tells nothing."""
-    monkeypatch.chdir(root)
-    archive = archive_of_profile("mini")
-    known = [archive(spec) for spec in pretrain_runs(load_profile("mini"))]
-    assert all(of is not None and of.asr > 0.85 for of in known)
-
-
-def test_cleaning_runs_of_other_models_are_no_counterparts(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The specification of a cleaning run does not tell how its model was pre-trained."""
-    monkeypatch.chdir(root)
-    runs = clean_runs(load_profile("mini"), "cc6m", "mmcl")
-    (run,) = (
-        of
-        for of in runs
-        if of.clean_size == "100k" and of.loss == "mmcl_ssl" and of.schedule.learning_rate == 5e-4
-    )
-    ends = {
-        record.spec.seed: rows[-1].asr(record.spec.switches.asr_denominator)
-        for record, rows in read_archive(archive_of("confirmation"))
-        if record.spec.computed() | {"seed": None} == run.computed() | {"seed": None}
-        and record.spec.variant == "confirmed"
-    }
-    known = archive_of_profile("mini")(run)
-    assert len(ends) == 10
-    assert known is not None
-    # Other studies have such runs of further seeds.
-    assert known.asr == pytest.approx(fmean(ends.values()), abs=0.01)
