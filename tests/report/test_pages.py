@@ -178,8 +178,8 @@ def values_of(rows: list[dict[str, str]], column: str) -> set[str]:
 
 def test_the_archives_are_a_flat_table_of_all_seeds(report: Path) -> None:
     rows = rows_of(report / "archive.csv")
-    assert values_of(rows, "study") == {"seeds", "control", "mechanism"}
-    assert values_of(rows, "seed") == {"10", "11", "12", "25", "26", "27"}
+    assert values_of(rows, "study") == {"seeds", "control"}
+    assert values_of(rows, "seed") == {"10", "11", "12"}
     for row in rows:
         accuracy = int(row["correct"]) / int(row["images"])
         asr = int(row["attacked"]) / int(row["attackable"])
