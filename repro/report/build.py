@@ -25,6 +25,7 @@ from repro.report.claims import Paper, load_claims
 from repro.report.document import build_document, plain
 from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
+from repro.report.measures import MAIN
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
 from repro.report.pages.tables import tables, verdict_table
@@ -159,8 +160,6 @@ def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
     return {name: text.encode() for name, text in files.items()}
 
 
-SHOWN = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
-"""Measures that DVC shows."""
 Metrics = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """By measure, setting, and `own` or `archive`."""
 
@@ -172,9 +171,9 @@ def metrics(document: Document) -> Metrics:
     difference. A profile without an archive has own numbers alone; without own runs there is the
     archive alone.
     """
-    found: Metrics = {measure: defaultdict(dict) for measure in SHOWN}
+    found: Metrics = {measure: defaultdict(dict) for measure in MAIN}
     for row in document["own_run"]:
-        if row["measure"] in SHOWN:
+        if row["measure"] in MAIN:
             own = found[row["measure"]][f"{row['dataset']}-{row['clean_size']}"]
             own.setdefault("own", {})[row["of"]] = row["value"]
 
@@ -184,7 +183,7 @@ def metrics(document: Document) -> Metrics:
     names = (*sides, "low", "high", "seeds", "verdict") if archived else sides
     for row in verdict_table(document).records():
         # The first comparator of a setting stands for it.
-        if row["measure"] in SHOWN and not row["comparison"]:
+        if row["measure"] in MAIN and not row["comparison"]:
             of = found[row["measure"]][row["setting"]]
             of.setdefault(source, {name: row[name] for name in names})
     return {measure: dict(of) for measure, of in found.items() if of}

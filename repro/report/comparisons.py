@@ -17,6 +17,7 @@ from repro.report.cells import OBJECTIVES
 from repro.report.claims import Arms, Claims, Condition, Rules, SecondaryRule
 from repro.report.format import label
 from repro.report.measures import (
+    MAIN,
     CleanedModel,
     Evaluations,
     Measure,
@@ -563,10 +564,6 @@ class UnderCondition:
     """On how many seeds the best model lies at the lowest or highest learning rate tried."""
 
 
-SHOWN = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
-"""Measures of the conditions."""
-
-
 def under_conditions(
     values: pd.DataFrame, conditions: Iterable[Condition], rules: Rules, whole: Collection[str]
 ) -> dict[str, UnderCondition]:
@@ -589,7 +586,7 @@ def _under(values: pd.DataFrame, condition: Condition, rules: Rules) -> UnderCon
 
     estimates: dict[str, Estimate] = {}
     means: dict[str, dict[str, Estimate]] = {}
-    for measure in SHOWN:
+    for measure in MAIN:
         name = measure
         if measure == "asr_left_at_rate" and condition.rate is not None:
             name = at_rate(condition.rate)

@@ -363,6 +363,8 @@ MEASURES = (
 )
 """All of them, those of the verdicts first, in the order of their weight."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
+MAIN = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
+"""Those that tables of few columns show."""
 BEFORE = ("start_accuracy", "start_asr")
 """Measures of a model that is not cleaned."""
 KEYS = ["arm", "dataset", "clean_size", "loss", "pretrain_objective"]

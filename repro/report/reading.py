@@ -263,12 +263,6 @@ def controls_hold(document: Document) -> bool:
     return bool(controls) and all(of["holds"] and of["twin"] for of in controls)
 
 
-def pairs_of_runs(document: Document) -> tuple[int, int]:
-    """Return in how many pairs of runs of equal seed and rate MMCL + SSL keeps more, and of all."""
-    rows = [row for cell in document["resistance"]["cells"] for row in cell["equal"]]
-    return sum(row["more"] for row in rows), sum(len(row["mmcl"]) for row in rows)
-
-
 @dataclass(frozen=True)
 class Scale:
     """How large the training data of a document are."""

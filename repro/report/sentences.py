@@ -1,9 +1,8 @@
 """Sentences of page, article and README that are made from report.json."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from repro.report.format import amount, bounds_in_words, factor, interval, label, percent, rate
+from repro.report.format import bounds_in_words, factor, percent, rate
 from repro.report.reading import (
     Document,
     Entry,
@@ -12,7 +11,6 @@ from repro.report.reading import (
     hero,
     paper_sizes,
     seeds_in_words,
-    setting_words,
     tally,
     verdicts_of,
 )
@@ -89,30 +87,3 @@ def _pooled(measure: Entry) -> str:
     more = "times as high" if doublings else "points more"
     ends = f" [{', '.join(map(form, found['interval']))}]" if found["interval"] else ""
     return f"{bounds_in_words(found)}{form(found['mean'])} {more}{ends}"
-
-
-def own_run(document: Document) -> str:
-    """What is said of the report's own run below the first figure; "" where there is none."""
-    values = document["own_run"]
-    if not values:
-        return ""
-    outside = [row for row in values if not row["inside"]]
-    verdicts = verdicts_of(document)
-    named = [_outside(row, verdicts) for row in outside]
-    return (
-        f"This run against the archive: of {len(values)} values by the measures of the verdicts, "
-        f"at the learning rates that both have, {len(outside)} lie outside the 95% prediction "
-        f"interval of {len(values[0]['archived'])} archived seeds"
-        f"{': ' if named else ''}{'; '.join(named)}."
-    )
-
-
-def _outside(row: Mapping[str, Any], verdicts: Verdicts | None) -> str:
-    measure = verdicts and verdicts.measure(row["measure"])
-    if not measure:
-        return str(row["measure"])
-    unit = measure["unit"]
-    return (
-        f"{measure['title']}, {setting_words(row)}, {label(row['of'])}: "
-        f"{amount(row['value'], unit, signed=True)} {interval(row['interval'], unit)}"
-    )

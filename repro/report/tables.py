@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from repro.markdown import table_lines
-from repro.report.comparisons import SHOWN, UnderCondition, first
+from repro.report.comparisons import UnderCondition, first
 from repro.report.format import (
     BOUNDS,
     amount,
@@ -23,7 +23,7 @@ from repro.report.format import (
     percent,
     rate,
 )
-from repro.report.measures import BY_NAME, Measure
+from repro.report.measures import BY_NAME, MAIN, Measure
 from repro.report.results import Results
 from repro.report.seeds import Estimate
 from repro.report.statements import JudgedHypothesis
@@ -103,7 +103,7 @@ def conditions(results: Results, short: bool = False) -> Table:
         if not short:
             row["Setting"] = of.settings
         row["Seeds"] = str(of.seeds)
-        for measure in SHOWN:
+        for measure in MAIN:
             found = of.differences.get(measure)
             more = fewer_seeds(found, of.seeds) if found else ""
             row[HEADS[measure]] = cell(found, BY_NAME[measure].unit) + more

@@ -16,6 +16,7 @@ from repro.report.figures.style import (
     percent_axis,
 )
 from repro.report.format import bounds, factor, label
+from repro.report.measures import MAIN
 from repro.report.reading import (
     Document,
     Entry,
@@ -28,12 +29,12 @@ from repro.report.reading import (
 
 
 def forest_panels(document: Document, _points: Points) -> list[Panel]:
-    """One panel a measure, but for those in logits, which nobody can read."""
+    """One panel a measure of those that the conditions are told by."""
     verdicts = verdicts_of(document)
     return [
         partial(_panel, measure, secondary(document))
         for measure in (verdicts.measures if verdicts else ())
-        if measure["unit"] != "logits"
+        if measure["measure"] in MAIN
     ]
 
 

@@ -23,8 +23,8 @@ from repro.report.figures.style import (
     percent_axis,
     setting,
 )
-from repro.report.format import bounds_in_words, factor, label, short
-from repro.report.reading import Arrow, Document, Entry, arrows, findings, measure_in, verdicts_of
+from repro.report.format import label, short
+from repro.report.reading import Arrow, Document, Entry, arrows, findings
 
 ROW = 1.0
 """Distance of two arrows of one setting; settings are half of it further apart."""
@@ -50,34 +50,16 @@ def resistance_panels(document: Document, _points: Points) -> list[Panel]:
 
 
 def _rates(document: Document, cell: Entry, ax: Axes) -> None:
-    """The lines of one setting, the band of cleaned models, and the factor between the rates."""
+    """The lines of one setting, and the band of cleaned models."""
     cap = document["settings"]["asr_cap"]
     ax.axhspan(-0.02, cap, color=CLEANED, alpha=0.18, lw=0)
     words, place = f"cleaned:\nASR ≤ {short(cap)}%", ax.get_yaxis_transform()
     ax.text(0.99, cap + 0.02, words, transform=place, ha="right", color=BLACK, fontsize=8)
     _lines(cell, ax)
     _own_lines(document, cell, ax)
-    rates = measure_in(verdicts_of(document), "rate_doublings", setting_of(cell))
-    if rates and rates["difference"]["mean"] > 0:
-        _factor(rates, cap, ax)
     finding_title(ax, findings(document)[0])
     ax.set(ylabel="attacks that still succeed (ASR, %)", ylim=(-0.02, 1.03))
     ax.set_xlabel(f"learning rate of CleanCLIP, log scale ({setting(cell)})")
-
-
-def _factor(rates: Entry, cap: float, ax: Axes) -> None:
-    """An arrow from the learning rate that cleans MMCL models to that of MMCL + SSL models."""
-    ends = [2 ** rates[name]["mean"] for name in ("mmcl", "mmcl_ssl")]
-    ax.annotate(
-        "",
-        xy=(ends[1], cap),
-        xytext=(ends[0], cap),
-        arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
-        zorder=6,
-    )
-    found = rates["difference"]
-    words = f"{bounds_in_words(found)}{factor(found['mean'])} times\nthe learning rate here"
-    ax.text(0.99, 0.27, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)
 
 
 def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:

@@ -3,7 +3,7 @@
 import base64
 import re
 import textwrap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def pages(
         "files": sorted(files),
         "menu": menu,
         "titles": menu,
-        "contents": contents(values["verdicts"] is not None, values["tables"]),
     }
+    shared["contents"] = contents(shared)
     environment = jinja_environment(autoescape=True)
 
     def rendered(name: str) -> bytes:
@@ -67,19 +67,20 @@ def pages(
     return {name: rendered(name) for name in menu}
 
 
-def contents(judged: bool, made: Container[str]) -> dict[str, str]:
-    """Titles of the parts of INDEX by their places on it; `judged` is whether there are verdicts,
-    and `made` has the names of the tables that there are.
-    """
-    parts = (
-        ("verdicts", "Verdicts", True),
-        ("thresholds", "Another ASR threshold", judged and "thresholds" in made),
-        ("limits", "What this cannot say", judged),
+def contents(values: Mapping[str, Any]) -> dict[str, str]:
+    """Titles of the sections of INDEX by their places on it."""
+    document, verdicts = values["document"], values["verdicts"]
+    deployable = verdicts and verdicts.measure("accuracy_at_cap")
+    sections = (
+        ("attack", "The attack in pictures", values["attack"]),
+        ("own", "Your run", document["check"]),
+        ("verdicts", "How large, and how sure?", True),
+        ("deploy", "Which model would one deploy?", deployable),
+        ("limits", "What this cannot say", verdicts),
         ("tables", "The paper's tables and figures", True),
         ("claims", "The paper's claims", True),
-        ("settings", "Settings and scale", "settings" in made),
     )
-    return {place: title for place, title, there in parts if there}
+    return {place: title for place, title, there in sections if there}
 
 
 def attack(gallery: Entry, profile: str, target: str) -> list[Entry]:
@@ -123,13 +124,11 @@ def shared_values(document: Document) -> dict[str, Any]:
         "verdicts": reading.verdicts_of(document),
         "hero": reading.hero(document),
         "controls_hold": reading.controls_hold(document),
-        "pairs": reading.pairs_of_runs(document),
         "scale": reading.scale_of(document),
         # Its keys of datasets as they are printed elsewhere.
         "stand_in": re.sub(r"\bcc\dm\b", lambda key: label(key[0]), document["stand_in"] or ""),
         "sentences": said,
         "outcome": " ".join(said),
-        "own_run": sentences.own_run(document),
         "tables": tables(document),
         "claim_counts": reading.claim_counts(document),
         "runs": reading.runs_of(document),

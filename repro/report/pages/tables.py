@@ -6,8 +6,10 @@ Those of README.md and docs/ are in repro/report/tables.py.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
+from repro.report.cells import OBJECTIVES
 from repro.report.format import (
     amount,
     bounds,
@@ -18,6 +20,7 @@ from repro.report.format import (
     percent,
     short,
 )
+from repro.report.measures import BEFORE, BY_NAME, MAIN
 from repro.report.pages.table import Column, Table, Words
 from repro.report.reading import (
     Document,
@@ -75,6 +78,7 @@ def tables(document: Document) -> dict[str, Table]:
     verdicts = verdicts_of(document)
     made = [
         *_verdict_tables(document, verdicts),
+        _own_run(document),
         thresholds(document),
         _table1(document),
         _table2(document),
@@ -170,6 +174,39 @@ def _verdict_tables(document: Document, verdicts: Verdicts | None) -> Iterator[T
         "model that was never poisoned (its twin)? Shares in percent. What MMCL + SSL models lose "
         "decides nothing.",
     )
+
+
+def _own_level(value: float, row: Entry) -> str:
+    unit = BY_NAME[row["measure"]].unit
+    return f"{percent(value)}%" if unit == "fraction" else level(value, unit)
+
+
+def _of_archive(row: Entry) -> Words:
+    low, high = (_own_level(end, row) for end in row["interval"])
+    return Words(_own_level(fmean(row["archived"]), row), f"[{low}, {high}]")
+
+
+OWN = (
+    Column("Measure", lambda row: BY_NAME[row["measure"]].title),
+    SETTING,
+    Column("Pre-trained with", "of", label),
+    Column("Your run", lambda row: _own_level(row["value"], row), number=True),
+    Column("Archived seeds", _of_archive),
+    Column("Your run lies", lambda row: "inside" if row["inside"] else "outside"),
+)
+OWN_CAPTION = (
+    "Your run beside the other seeds of the archive: their mean, and the interval in which one "
+    "more seed lies in 95 of 100 cases."
+)
+
+
+def _own_run(document: Document) -> Table:
+    rows = [
+        row
+        for row in document["own_run"]
+        if row["of"] in OBJECTIVES and row["measure"] in (*MAIN, *BEFORE)
+    ]
+    return Table("own", "Your run", OWN, rows, OWN_CAPTION)
 
 
 def csv(name: str, value: Any) -> Column:
