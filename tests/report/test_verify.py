@@ -51,7 +51,7 @@ def test_what_was_changed_by_hand_is_named(light: Path) -> None:
 
     edit_json(REPORT / "report.json", change)
     page = REPORT / "index.html"
-    page.write_text(page.read_text().replace("Verdicts", "Opinions"))
+    page.write_text(page.read_text().replace("How large, and how sure", "How small"))
     (REPORT / "table2.csv").unlink()
     (REPORT / "notes.txt").write_text("mine")
 
