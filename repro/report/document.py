@@ -17,6 +17,7 @@ from repro.report.authors import authors_notices
 from repro.report.claims import CLAIMS, Claims
 from repro.report.comparisons import Judged, Scope
 from repro.report.evidence import Evidence
+from repro.report.measures import BY_NAME
 from repro.report.prose import answer
 from repro.report.resistance import resistance
 from repro.report.results import Results, results_of
@@ -202,7 +203,8 @@ def _claim(of: JudgedClaim, scope: Scope) -> dict[str, Any]:
 
 def _hypothesis(of: JudgedHypothesis) -> dict[str, Any]:
     names = ("setting", "means", "weak", "sum", "p", "verdict", "seeds_needed")
-    return of.hypothesis.model_dump() | {name: getattr(of, name) for name in names}
+    unit = BY_NAME[of.hypothesis.measure].unit
+    return of.hypothesis.model_dump() | {name: getattr(of, name) for name in names} | {"unit": unit}
 
 
 def plain(content: Any) -> Any:

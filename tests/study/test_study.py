@@ -111,11 +111,14 @@ def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if archive_of(name).is_file()])
-def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name: str) -> None:
-    """An edit of a profile must not change what a study with results asked for."""
+def test_an_archive_has_whole_seeds_as_its_study_asks_for_today_and_no_other(name: str) -> None:
+    """An edit of a profile must not change what a study with results asked for. A study that is
+    being run has some of its seeds.
+    """
     study = load_study(name)
     records = [record for record, _ in read_archive(archive_of(name))]
-    assert lacking(study, records) == []
+    seeds = {record.spec.seed for record in records}
+    assert [run for run in lacking(study, records) if run.seed in seeds] == []
     profiles = study_profiles(study)
     asked = {
         (run.variant, digest(run.computed()))

@@ -447,10 +447,10 @@ def _p(value: float) -> str:
 def _contrast(row: Entry) -> Words | None:
     if not row["sum"]:
         return None
-    if row["measure"] == "rate_doublings":
-        return estimate(row["sum"], "doublings", signed=True)
-    words = estimate(row["sum"], "fraction", signed=True)
-    if [*row["contrast"].values()] == [1, -1]:
+    words = estimate(row["sum"], row["unit"], signed=True)
+    if row["unit"] == "logits":
+        words = replace(words, text=f"{words.text} logits")
+    if row["unit"] == "fraction" and [*row["contrast"].values()] == [1, -1]:
         # Of which two means it is the difference.
         less = " less ".join(map(percent, row["means"].values()))
         return replace(words, soft=f"{words.soft}, {less}")
@@ -480,10 +480,10 @@ def hypotheses(study: str, rows: Sequence[Entry]) -> Table:
         f"Hypotheses of study {study}",
         HYPOTHESES,
         rows,
-        "Hypotheses, written down before the first run of the study. Contrasts in points, or as a "
-        "factor of the learning rate, with 95% intervals; a bound counts as a value. p is after "
-        "Holm's correction. With as many seeds as stand beside an undecided one, of an equal "
-        "spread, four in five studies would find the smallest difference that counts.",
+        "Hypotheses, written down before the first run of the study. Contrasts in points, in logits "
+        "of the ASR, or as a factor of the learning rate, with 95% intervals; a bound counts as a "
+        "value. p is after Holm's correction. With as many seeds as stand beside an undecided one, "
+        "of an equal spread, four in five studies would find the smallest difference that counts.",
     )
 
 
