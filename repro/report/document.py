@@ -18,7 +18,7 @@ from repro.report.claims import CLAIMS, Claims
 from repro.report.comparisons import Judged, Scope
 from repro.report.evidence import Evidence
 from repro.report.measures import BY_NAME
-from repro.report.prose import answer
+from repro.report.prose import answer, written_tables
 from repro.report.resistance import resistance
 from repro.report.results import Results, results_of
 from repro.report.scales import scale_rows, settings_table
@@ -83,6 +83,7 @@ def build_document(
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "answer": said and {"headline": said[0], "lines": said[1]},
         "conditions": conditions(results).content,
+        "written": [table.content for table in written_tables(results)],
         "verdicts": {
             "arms": arms,
             "seeds": judged.seeds,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from repro.markdown import filled
 from repro.report import tables
@@ -44,6 +45,11 @@ BLOCKS = {
     "numbers.md.j2": (Path("README.md"), "numbers"),
 }
 """Texts that stand between the marks of a page."""
+TABLES = {
+    "views.md.j2": "Augmentation of pre-training by augmentation of cleaning",
+    "remedies.md.j2": "Other ways to clean the same models",
+}
+"""Texts that are a table with its caption, with their titles; findings and pages show them."""
 
 
 class StaleText(SpecError):
@@ -81,6 +87,11 @@ def interval(found: Estimate) -> str:
 def times(found: Estimate) -> str:
     """A difference in doublings as a factor with its interval: "5.1 [3.8, 6.9]"."""
     return f"{bound(found)}{factor(found.mean)}{ends(found, factor)}"
+
+
+def logits(found: Estimate) -> str:
+    """A difference in logits with its interval: "2.08 logits [0.03, 4.13]"."""
+    return f"{number(found, 2)} logits{ends(found, '{:.2f}'.format)}"
 
 
 def once(found: Estimate) -> str:
@@ -148,6 +159,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "points": points,
     "interval": interval,
     "times": times,
+    "logits": logits,
     "once": once,
     "number": number,
     "rate": rate,
@@ -287,6 +299,15 @@ class Named:
             raise StaleText(f"hypothesis {study!r} {place} (allowed: 1 to {len(known)}, -1)")
         return known[place - 1 if place > 0 else place]
 
+    def family(self, study: str, name: str) -> list[str]:
+        """The different verdicts on the hypotheses of a family."""
+        known = self.results.hypotheses.get(study, [])
+        found = {of.verdict for of in known if of.hypothesis.family == name}
+        if not found:
+            allowed = ", ".join(sorted({of.hypothesis.family for of in known})) or "none"
+            raise StaleText(f"family {name!r} of {study} (allowed: {allowed})")
+        return sorted(found)
+
 
 def negligible(found: Estimate, least: float) -> bool:
     """Whether a difference is surely smaller than what counts."""
@@ -307,7 +328,7 @@ def names_of(results: Results) -> dict[str, Any]:
     """Everything that a text may name."""
     named = Named(results)
     functions = ("table", "mean", "less", "supported", "verdict", "difference", "by_setting")
-    more = ("starts", "cleaned", "ahead", "others", "hypothesis")
+    more = ("starts", "cleaned", "ahead", "others", "hypothesis", "family")
     return {
         **{name: getattr(named, name) for name in (*functions, *more)},
         "conditions": {name: of.differences for name, of in results.conditions.items()},
@@ -400,6 +421,22 @@ def answer(results: Results) -> tuple[str, list[tuple[str, str]]] | None:
     if not results.verdicts.confirmed or not results.conditions:
         return None
     return answer_of(render("answer.md.j2", names_of(results)))
+
+
+def written_tables(results: Results) -> list[tables.Table]:
+    """TABLES; none before the confirmation is whole."""
+    if not results.verdicts.confirmed or not results.conditions:
+        return []
+    values = names_of(results)
+    return [table_of(name, title, render(name, values)) for name, title in TABLES.items()]
+
+
+def table_of(name: str, title: str, text: str) -> tables.Table:
+    """A table in Markdown with its caption below, as other tables are."""
+    table, _, caption = text.strip().partition("\n\n")
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    words = pd.DataFrame(rows, columns=heads)
+    return tables.Table(name.partition(".")[0], title, words, " ".join(caption.split()))
 
 
 def stale(profile: str) -> list[str]:

@@ -75,6 +75,7 @@ def contents(values: Mapping[str, Any]) -> dict[str, str]:
         ("attack", "The attack in pictures", values["attack"]),
         ("own", "Your run", document["check"]),
         ("verdicts", "How large, and how sure?", True),
+        ("why", "Why do models resist?", "views" in values["tables"]),
         ("deploy", "Which model would one deploy?", deployable),
         ("limits", "What this cannot say", verdicts),
         ("tables", "The paper's tables and figures", True),

@@ -89,6 +89,7 @@ def tables(document: Document) -> dict[str, Table]:
         Table("claims", "The paper's claims", CLAIMS, document["claims"]),
         _switches(document),
         _of_words(document["conditions"], widths=(0.2, 0.11, 0, 0.12, 0.12, 0.12, 0.12)),
+        *(_of_words(of, widths=[0] * len(of["heads"])) for of in document["written"]),
     ]
     return {table.name: table for table in made if table.rows}
 
@@ -480,10 +481,11 @@ def hypotheses(study: str, rows: Sequence[Entry]) -> Table:
         f"Hypotheses of study {study}",
         HYPOTHESES,
         rows,
-        "Hypotheses, written down before the first run of the study. Contrasts in points, in logits "
-        "of the ASR, or as a factor of the learning rate, with 95% intervals; a bound counts as a "
-        "value. p is after Holm's correction. With as many seeds as stand beside an undecided one, "
-        "of an equal spread, four in five studies would find the smallest difference that counts.",
+        "Hypotheses, written down before the first run of the study. Contrasts in points, in "
+        "logits of the ASR, or as a factor of the learning rate, with 95% intervals; a bound "
+        "counts as a value. p is after Holm's correction. With as many seeds as stand beside an "
+        "undecided one, of an equal spread, four in five studies would find the smallest "
+        "difference that counts.",
     )
 
 
