@@ -240,9 +240,12 @@ class Named:
         """The verdict by a measure in a setting, or over all of them."""
         return self._cell(measure, setting).verdict
 
-    def difference(self, measure: str, setting: str = "") -> Estimate:
-        """The difference by a measure against the first comparator."""
-        return self._cell(measure, setting).difference
+    def difference(self, measure: str, setting: str = "", side: str = "difference") -> Estimate:
+        """The difference by a measure against the first comparator, or one of its sides: `mmcl` or
+        `mmcl_ssl`.
+        """
+        found: Estimate = getattr(self._cell(measure, setting), side)
+        return found
 
     def _cell(self, measure: str, setting: str) -> Judged:
         leading = self.results.verdicts.leading
