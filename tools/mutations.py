@@ -206,8 +206,83 @@ FAULTS = {
     "a fingerprint without its inputs": Fault(
         "repro/runs/run.py", '"inputs": inputs, "results"', '"inputs": [], "results"', "runs"
     ),
+    "GPU: bounds on a length that attention divides by 8": Fault(
+        "repro/train/model.py",
+        "mark_dynamic(part, 1)",
+        "mark_dynamic(part, 1, min=8, max=80)",
+        "train/test_compiled_lengths.py",
+    ),
+    "GPU: DDP that cuts the compiled encoder": Fault(
+        "repro/train/loop.py",
+        "optimize_ddp = False",
+        "optimize_ddp = True",
+        "train/test_compiled_lengths.py",
+    ),
+    "GPU: runs that are dealt out before the start": Fault(
+        "repro/plan/queue.py",
+        "        ready = [task for task in waiting if there.get(task.needs, now + 1) <= now]\n",
+        "        ready = [task for task in waiting[:1] if there.get(task.needs, now + 1) <= now]\n",
+        "plan/test_plan.py",
+    ),
+    "GPU: torch of any version": Fault(
+        "constraints.txt", "torch==2.13.0", "torch>=2.13.0", "cli/test_commands.py"
+    ),
+    "GPU: a CPU build for the cluster": Fault(
+        "setup.sh",
+        " && ! command -v sbatch >/dev/null; then",
+        "; then",
+        "cli/test_commands.py",
+    ),
+    "GPU: memory of a node for each cleaning job": Fault(
+        "docs/gpu.md",
+        "--cpus-per-task=8 --mem=64G",
+        "--cpus-per-task=8 --mem=128G",
+        "launch/test_gpu_page.py",
+    ),
+    "GPU: scaling in float32": Fault(
+        "repro/check/processes.py",
+        "single = Trainee(fast, device)",
+        "single = Trainee(spec, device)",
+        "check/test_gpu_check.py",
+    ),
+    "GPU: rates that a failed check takes along": Fault(
+        "repro/check/__main__.py",
+        "if scale.gpu and FLOPS:",
+        "if scale.gpu and FLOPS and not failed:",
+        "check/test_gpu_check.py",
+    ),
+    "GPU: 32 processes a rank that compile": Fault(
+        "repro/launch/torchrun.py",
+        ' | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}',
+        "",
+        "launch/test_driver.py",
+    ),
+    "GPU: a shard that stops at its first faulty image": Fault(
+        "docs/gpu.md",
+        ' || echo "{}: some images stay as they are"',
+        "",
+        "launch/test_gpu_page.py",
+    ),
+    "GPU: a compiled encoder without padding": Fault(
+        "repro/train/model.py",
+        "if count == 1 and not compiled:",
+        "if count == 1:",
+        "train/test_compiled_lengths.py",
+    ),
+    "GPU: data for GPUs that torch cannot use": Fault(
+        "repro/sources/stage.py",
+        "    gpus_usable(devices())\n",
+        "",
+        "sources/test_shard_source.py",
+    ),
+    "GPU: a check of the processor in place of the GPU": Fault(
+        "repro/check/__main__.py",
+        "scale = FULL if gpus_usable(devices()) else TOY",
+        "scale = TOY",
+        "check/test_gpu_check.py",
+    ),
 }
-"""By what is wrong."""
+"""By what is wrong; those behind "GPU:" would show on GPUs alone."""
 
 
 def place_of(folder: Path, fault: Fault) -> Path | None:

@@ -24,6 +24,7 @@ from repro.launch.places import Place
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
 from repro.runs.layout import WEIGHTS
+from repro.spec import RunSpec
 from repro.train.loop import build_encoder
 from repro.train.process import distributed
 from repro.train.process.device import set_arithmetic
@@ -159,14 +160,19 @@ def _rank(out: Path, scale: Scale, what: str) -> None:
     distributed.stop()
 
 
+def _lean(scale: Scale, pairs: int) -> RunSpec:
+    """The pre-training of `paper_lean` on so many pairs a rank."""
+    spec = scale.lean()
+    sizes = {"global_batch_size": pairs * distributed.ranks(), "norm_batch_size": pairs}
+    schedule = spec.schedule.model_copy(update=sizes)
+    return spec.model_copy(update={"schedule": schedule})
+
+
 def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
     """Losses, gradients and graphs of steps whose encoder is compiled under DDP."""
-    spec = scale.lean()
     number = distributed.ranks()
     pairs = min(scale.pairs, 16)
-    sizes = {"global_batch_size": pairs * number, "norm_batch_size": pairs}
-    schedule = spec.schedule.model_copy(update=sizes)
-    spec = spec.model_copy(update={"schedule": schedule})
+    spec = _lean(scale, pairs)
     set_arithmetic(spec.precision, spec.deterministic, device)
 
     eager = Trainee(spec, device)
@@ -199,7 +205,7 @@ def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
 
 
 def _plain(scale: Scale, device: torch.device) -> dict[str, Any]:
-    """Losses, BatchNorm's buffers and speed in float32."""
+    """Losses and BatchNorm's buffers in float32, and the speed of `paper_lean`."""
     rank = distributed.rank()
     number = distributed.ranks()
     spec = scale.spec("mmcl", "fp32")
@@ -223,9 +229,12 @@ def _plain(scale: Scale, device: torch.device) -> dict[str, Any]:
     # Two models and a full batch would not fit a GPU of 40 GB.
     del trainee
     gc.collect()
-    single = Trainee(spec, device)
-    single.encoder = DistributedDataParallel(single.encoder)
-    data = batch(spec, scale.pairs, scale.length, rank, device)
+    # In the arithmetic of `paper_lean`: the slower steps of float32 hide what ranks exchange.
+    fast = _lean(scale, scale.pairs).model_copy(update={"compile": scale.gpu})
+    set_arithmetic(fast.precision, fast.deterministic, device)
+    single = Trainee(fast, device)
+    single.encoder = build_encoder(single.model, fast, device)
+    data = batch(fast, scale.pairs, scale.length, rank, device)
     return {
         "losses": losses,
         "buffers_equal": all(torch.equal(copies[0], other) for other in copies),

@@ -53,7 +53,7 @@ def test_steps_of_paper_lean_at_true_widths_compile_into_one_graph_on_two_ranks(
 
 
 def test_one_model_lies_on_a_gpu_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two and a full batch would not fit 40 GB."""
+    """Two and a full batch would not fit 40 GB. The scaling is that of `paper_lean`."""
     alive: WeakSet[Trainee] = WeakSet()
 
     class Alone(Trainee):
@@ -62,6 +62,11 @@ def test_one_model_lies_on_a_gpu_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
             super().__init__(*arguments, **more)
             alive.add(self)
 
+        def pairs_per_second(self, *arguments: Any) -> float:
+            timed.append((self.spec.precision, self.spec.text_parts))
+            return super().pairs_per_second(*arguments)
+
+    timed: list[tuple[str, int]] = []
     monkeypatch.setattr(processes, "Trainee", Alone)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -69,6 +74,7 @@ def test_one_model_lies_on_a_gpu_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
             assert len(processes._plain(TOY, CPU)["losses"]) == 6
     finally:
         dist.destroy_process_group()
+    assert timed == [("bf16", 4)]
 
 
 def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:
