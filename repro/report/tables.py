@@ -115,7 +115,8 @@ def conditions(results: Results, short: bool = False) -> Table:
         "The difference under each condition",
         pd.DataFrame(rows, dtype=str),
         "MMCL + SSL less MMCL, mean with 95% interval. For the learning rate it is the factor. "
-        "≥ is a lower bound: the learning rates tried end too early. ≈ has bounds of both kinds.",
+        "≥ is a lower bound: the lowest rate tried cleans some models already, or the highest does "
+        "not. ≈ has bounds of both kinds.",
     )
 
 
