@@ -18,7 +18,6 @@ from repro.report.cells import OBJECTIVES
 from repro.report.claims import Arms, Claim, Claims, Condition, Rules, load_claims
 from repro.report.comparisons import (
     LATER,
-    SHOWN,
     Judged,
     Verdicts,
     against_all,
@@ -26,7 +25,7 @@ from repro.report.comparisons import (
     under_conditions,
     verdicts,
 )
-from repro.report.measures import KEYS, Context, hull_mean, measured
+from repro.report.measures import KEYS, MAIN, Context, hull_mean, measured
 from repro.report.points import archived_runs, evaluations
 from repro.report.reading import ERRATA
 from repro.report.seeds import (
@@ -498,7 +497,7 @@ def test_a_condition_has_its_own_settings_rate_seeds_and_measures(rules: Rules) 
     found = under_conditions(values, [condition], rules, ["draws"])["draws"]
     assert found.seeds == 3
     assert found.weak
-    assert {*found.differences} == {*SHOWN}
+    assert {*found.differences} == {*MAIN}
     assert found.differences["rate_doublings"].mean == pytest.approx(2, abs=0.02)
     left = [curve(2)("mmcl_ssl", seed, GRID[1])[1] for seed in range(3)]
     assert found.means["asr_left_at_rate"]["mmcl_ssl"].mean == pytest.approx(np.mean(left))
