@@ -240,11 +240,13 @@ class Named:
         """The verdict by a measure in a setting, or over all of them."""
         return self._cell(measure, setting).verdict
 
-    def difference(self, measure: str, setting: str = "", side: str = "difference") -> Estimate:
-        """The difference by a measure against the first comparator, or one of its sides: `mmcl` or
-        `mmcl_ssl`.
+    def difference(
+        self, measure: str, setting: str = "", objective: str = "difference"
+    ) -> Estimate:
+        """The difference by a measure against the first comparator, or the mean of the models of
+        one objective.
         """
-        found: Estimate = getattr(self._cell(measure, setting), side)
+        found: Estimate = getattr(self._cell(measure, setting), objective)
         return found
 
     def _cell(self, measure: str, setting: str) -> Judged:
@@ -421,14 +423,14 @@ def answer_of(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 def answer(results: Results) -> tuple[str, list[tuple[str, str]]] | None:
     """What is said first, as `answer_of` has it; None before the confirmation is whole."""
-    if not results.verdicts.confirmed or not results.conditions:
+    if not results.conditions:
         return None
     return answer_of(render("answer.md.j2", names_of(results)))
 
 
 def written_tables(results: Results) -> list[tables.Table]:
     """TABLES; none before the confirmation is whole."""
-    if not results.verdicts.confirmed or not results.conditions:
+    if not results.conditions:
         return []
     values = names_of(results)
     return [table_of(name, title, render(name, values)) for name, title in TABLES.items()]
